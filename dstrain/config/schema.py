@@ -1,0 +1,205 @@
+"""What a recipe can say: frozen dataclasses, each field with its meaning and unit under it.
+
+Nothing here checks a value against another section (that is rules.py) or reads a file (load.py).
+Bounds that concern one field alone stand in its `metadata` and are checked by load.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def bounded(default: Any = ..., *, low: float | None = None, high: float | None = None,
+            above: float | None = None, below: float | None = None, choices: tuple | None = None) -> Any:
+    """A dataclass field with limits: low <= value <= high, above < value < below, or one of `choices`."""
+    limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
+    metadata = {name: limit for name, limit in limits.items() if limit is not None}
+    return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where documents come from: exactly one of `path` and `embedded`."""
+
+    path: str | None = None
+    """a file, or a pattern with * and **; .txt and .jsonl, plain or .gz; relative to the working directory"""
+    embedded: str | None = bounded(None, choices=("python-stdlib",))
+    """a corpus that needs no download: `python-stdlib` is the standard library's source on this machine"""
+    part: str = bounded("all", choices=("all", "train", "valid"))
+    """of an embedded corpus: `valid` is every 20th file, `train` the others"""
+    weight: float = bounded(1.0, above=0.0)
+    """share of the training tokens that this source gives, relative to the other sources' weights"""
+    text_field: str = "text"
+    """of a .jsonl file: the key that holds the document's text"""
+    documents: str = bounded("file", choices=("file", "paragraphs", "lines"))
+    """of a .txt file, what one document is: the whole file (handed out in pieces of up to 16,384 characters, cut
+    at line ends), a run of lines between blank lines, or each line"""
+    starts: str | None = None
+    """of a .txt file, instead of `documents`: a regular expression; a line that it matches starts a new document"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    train: tuple[Source, ...]
+    """sources to train on, mixed by weight"""
+    valid: tuple[Source, ...] = ()
+    """sources to validate on: read once per validation, every target scored exactly once"""
+    lanes: int | None = bounded(None, low=1)
+    """independent streams of documents that feed the rows; default: the largest divisor of batch.rows up to 64.
+    Another number is another data order"""
+    block_tokens: int = bounded(65_536, low=1)
+    """documents are shuffled within blocks of about this many tokens per lane"""
+    bad_share: float = bounded(0.001, low=0.0, high=1.0)
+    """share of malformed lines that is skipped (counted and named); more is an error"""
+    prefetch_steps: int = bounded(4, low=1, high=1024)
+    """how many steps' batches are prepared ahead of the training thread"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmModel:
+    """A decoder-only Transformer. A preset fills width, heads, layers and ff; what is set beside it wins."""
+
+    preset: str | None = bounded(None, choices=("tiny", "small", "medium"))
+    """tiny 16M (width 256), small 45M (512), medium 124M (768), counted with the GPT-2 vocabulary"""
+    width: int | None = bounded(None, low=2)
+    """channels of the residual stream"""
+    heads: int | None = bounded(None, low=1)
+    """attention heads; divides width"""
+    layers: int | None = bounded(None, low=1)
+    """decoder blocks"""
+    ff: int | None = bounded(None, low=1)
+    """channels inside the feed-forward; four times the width is usual"""
+    block: str = bounded("gelu", choices=("gelu", "swiglu"))
+    """`gelu`: LayerNorm, GELU and biases, as in GPT-2; `swiglu`: RMSNorm, SwiGLU and no biases, as in Llama"""
+    positions: str = bounded("rotary", choices=("rotary", "learned", "sinusoidal"))
+    """how a token knows its place; counted from the start of its document"""
+    dropout: float = bounded(0.0, low=0.0, below=1.0)
+    """share of channels dropped after the embedding and after each attention and feed-forward, in training"""
+    checkpoint_activations: bool = False
+    """recompute each block's activations in the backward pass: less memory, about a third more time"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    rows: int = bounded(low=1)
+    """rows of one optimizer step, over all ranks and micro-batches"""
+    micro_rows: int = bounded(low=1)
+    """rows of one forward pass on one rank, at most: memory decides; it changes no number"""
+    length: int = bounded(low=2)
+    """tokens of a row"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    weights: tuple[float, ...] = (1.0,)
+    """weight of each loss term; `lm` has one term, the next token"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    name: str = bounded("adamw", choices=("adamw",))
+    """the optimizer"""
+    lr: float = bounded(6.0e-4, above=0.0)
+    """peak learning rate"""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """decay of the first and second moments, each at least 0 and below 1"""
+    eps: float = bounded(1.0e-8, above=0.0)
+    """added to the root of the second moment"""
+    weight_decay: float = bounded(0.1, low=0.0)
+    """decoupled; never on norms and biases"""
+    clip: float = bounded(1.0, low=0.0)
+    """largest global gradient norm; 0: no clipping"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    name: str = bounded("WarmupCosineLR", choices=("WarmupLR", "WarmupDecayLR", "WarmupCosineLR"))
+    """after the warm-up: `WarmupLR` stays at the peak, `WarmupDecayLR` falls in a line to the floor,
+    `WarmupCosineLR` in a cosine"""
+    warmup_steps: int = bounded(0, low=0)
+    """optimizer steps up to the peak: step n of them runs at n / warmup_steps of it"""
+    warmup: str = bounded("linear", choices=("linear", "log"))
+    """shape of the rise"""
+    floor: float = bounded(0.0, low=0.0, high=1.0)
+    """what is left at the last step, as a share of the peak"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    config: str = "zero1_fp32"
+    """DeepSpeed's part: a name in ds_configs/ (zero1_fp32, zero2_bf16, ...) or the path of a JSON file"""
+    compile: bool = False
+    """torch.compile the model; needs a C++ compiler, and minutes at the start"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    name: str
+    """names the run folder"""
+    dir: str = "runs"
+    """where run folders stand"""
+    steps: int | None = bounded(None, low=1)
+    """optimizer steps; or say `tokens`"""
+    tokens: int | None = bounded(None, low=1)
+    """instead of `steps`: positions to train on, rows x length a step, rounded up to whole steps"""
+    seed: int = bounded(1, low=0, high=2**31 - 1)
+    """decides order, initial weights and dropout"""
+    max_skipped: int = bounded(20, low=1)
+    """skipped steps (NaN, Inf, overflow) in a row after which the run ends with an error"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Valid:
+    every: int = bounded(500, low=1)
+    """optimizer steps between validations; there is one more at the end"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    every: int = bounded(1000, low=1)
+    """optimizer steps between checkpoints; there is one more at the end"""
+    keep: int = bounded(3, low=1)
+    """how many of the newest stay; the best by validation loss stays too"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    every: int = bounded(10, low=1)
+    """optimizer steps between writes of metrics.jsonl and TensorBoard; every step has its line all the same"""
+    samples: int = bounded(2, low=0)
+    """texts generated at each validation, shown in TensorBoard"""
+    prompt: str = ""
+    """what the generated texts continue; empty: the start of a document"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One run, whole. The same recipe gives the same batches and the same losses on any shape."""
+
+    family: str = bounded(choices=("lm",))
+    """the model family"""
+    model: LmModel
+    """the network"""
+    tokenizer: str = "gpt2"
+    """gpt2 | cl100k_base | o200k_base | another tiktoken encoding | bytes"""
+    data: Data
+    """what is read"""
+    batch: Batch
+    """how much of it a step takes"""
+    objective: Objective = Objective()
+    """what is optimized"""
+    optim: Optim = Optim()
+    """by which rule"""
+    schedule: Schedule = Schedule()
+    """at which learning rate"""
+    engine: Engine = Engine()
+    """DeepSpeed's settings"""
+    run: Run
+    """name, length, seed"""
+    valid: Valid = Valid()
+    """when to validate"""
+    checkpoint: Checkpoint = Checkpoint()
+    """when to save, what to keep"""
+    log: Log = Log()
+    """what is written down, when"""

@@ -1,0 +1,1 @@
+"""From files to batches. Which rows make up step s is a function of (data, seed, s) alone."""

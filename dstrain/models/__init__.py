@@ -1,0 +1,1 @@
+"""The model families' networks, each built from dstrain.nn."""

@@ -1,0 +1,1 @@
+"""What is optimized: sums of nll per term, and the counts that divide them."""

@@ -1,0 +1,1 @@
+"""Ranks, the DeepSpeed engine, checkpoints. The only package (with nn/experts.py) that imports deepspeed."""

@@ -1,0 +1,1 @@
+"""The training step, the trainer's loop, validation and what is written down of them."""
