@@ -1,0 +1,217 @@
+"""One checkpoint form, without shape and without pickle: weights and moments by parameter name, plus plain JSON.
+
+    checkpoints/step_00001000/   model.safetensors       fp32 master weights
+                                 optimizer-*.safetensors each moment
+                                 state.json              step, place in the data, counters
+                                 recipe.yaml, tokenizer/ what is needed to build the model again
+                                 manifest.json           size and SHA-256 of every file
+    checkpoints/latest, best     the name of such a folder
+
+It is written under a temporary name by all ranks, each its own ranges, and published by one rename. It loads into any
+ZeRO stage and any number of ranks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+import torch
+
+from dstrain.config.errors import UserError
+from dstrain.runtime.dist import Ranks
+from dstrain.runtime.engine import Engine
+from dstrain.runtime.fragments import MOMENTS
+from dstrain.runtime.tensor_file import BadTensorFile, TensorFile, create, write_ranges
+
+FORMAT = 1
+WEIGHTS_FILE = "model.safetensors"
+
+
+def save(folder: Path, engine: Engine, state: dict, write_side_files: Callable[[Path], None], ranks: Ranks) -> Path:
+    """Publish folder/step_NNNNNNNN. `state` is plain JSON with "step"; the first rank adds files by `write_side_files`."""
+    final = folder / f"step_{state['step']:08d}"
+    making = folder / f".making_{final.name}"
+    state = {"format": FORMAT, **state, "optimizer_step": engine.optimizer_step()}
+
+    def begin() -> None:
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
+        for name in (WEIGHTS_FILE, *map(_moment_file, MOMENTS)):
+            create(making / name, engine.shapes())
+        write_side_files(making)
+        _write_synced(making / "state.json", json.dumps(state, indent=1))
+
+    def write_own() -> None:
+        own = list(engine.own_fragments())
+        write_ranges(making / WEIGHTS_FILE, ((f.name, f.start, f.weight) for f in own))
+        for key in MOMENTS:
+            write_ranges(making / _moment_file(key), ((f.name, f.start, f.moments[key]) for f in own))
+
+    def publish() -> None:
+        _write_synced(making / "manifest.json", json.dumps({"format": FORMAT, "files": _hashes(making)}, indent=1))
+        _sync_folder(making)
+        shutil.rmtree(final, ignore_errors=True)
+        making.rename(final)
+        _sync_folder(folder)
+        point(folder, "latest", final.name)
+
+    for act, on_first_only in ((begin, True), (write_own, False), (publish, True)):
+        _on_all(ranks, act, on_first_only, f"saving {final}")
+    return final
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint that was verified: its state, and its weights and moments by name."""
+
+    folder: Path
+    state: dict
+    weights: TensorFile
+    moments: dict[str, TensorFile]
+
+    def weight_of(self, name: str, shape: torch.Size) -> torch.Tensor:
+        have = self.weights.shapes.get(name)
+        if have != tuple(shape):
+            raise UserError(f"{self.folder}: parameter {name} is {_shown(have)} there and {_shown(tuple(shape))} in this model; "
+                            "continue with the recipe that made it, or start a new run (run.name=...)")
+        return self.weights.tensor(name)
+
+    def restore(self, engine: Engine) -> None:
+        """Bring the fp32 masters, the moments and the update count back, bit for bit. Weights were given at build time."""
+        extra = self.weights.shapes.keys() - engine.shapes().keys()
+        if extra:
+            raise UserError(f"{self.folder}: holds parameters that this model lacks: {', '.join(sorted(extra))}")
+        for fragment in engine.fragments():
+            part = slice(fragment.start, fragment.start + fragment.weight.numel())
+            fragment.weight.copy_(self.weights.tensor(fragment.name).reshape(-1)[part])
+            for key, moment in fragment.moments.items():
+                moment.copy_(self.moments[key].tensor(fragment.name).reshape(-1)[part])
+        engine.set_optimizer_step(self.state["optimizer_step"])
+
+
+def load(folder: Path) -> Loaded:
+    """Open a checkpoint folder that `verify` found good."""
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        return Loaded(folder, state, TensorFile(folder / WEIGHTS_FILE),
+                      {key: TensorFile(folder / _moment_file(key)) for key in MOMENTS})
+    except (BadTensorFile, OSError, ValueError) as error:
+        raise UserError(f"{folder}: cannot be loaded: {error}") from None
+
+
+def newest_good(folder: Path, ranks: Ranks, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose files are what its manifest says; the first rank looks, all get its answer."""
+    found = None
+    if ranks.first:
+        for candidate in reversed(committed(folder)):
+            fault = verify(candidate)
+            if fault is None:
+                found = candidate
+                break
+            say(f"checkpoint {candidate} is damaged and passed over: {fault}")
+    return ranks.share(found)
+
+
+def committed(folder: Path) -> list[Path]:
+    """All published checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step_*") if path.is_dir()) if folder.is_dir() else []
+
+
+def verify(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, in one line; None if nothing is."""
+    try:
+        promised = json.loads((folder / "manifest.json").read_text())["files"]
+        for name, entry in promised.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != entry["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}"
+            if _sha256(path) != entry["sha256"]:
+                return f"{name} has other contents than when it was written (SHA-256)"
+        if WEIGHTS_FILE not in promised or "state.json" not in promised:
+            return "manifest.json does not list the weights and the state"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"manifest.json cannot be read ({error})"
+    return None
+
+
+def point(folder: Path, pointer: str, name: str) -> None:
+    """Let folder/pointer name a checkpoint, in one step: a reader sees the old name or the new one."""
+    _write_synced(folder / f".{pointer}", name + "\n")
+    os.replace(folder / f".{pointer}", folder / pointer)
+    _sync_folder(folder)
+
+
+def pointed(folder: Path, pointer: str) -> Path | None:
+    """The checkpoint that folder/pointer names, if it is there."""
+    path = folder / pointer
+    name = path.read_text().strip() if path.is_file() else ""
+    return folder / name if name and (folder / name).is_dir() else None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` and the best."""
+    best = pointed(folder, "best")
+    for old in committed(folder)[:-keep]:
+        if old != best:
+            shutil.rmtree(old)
+
+
+def _on_all(ranks: Ranks, act: Callable[[], None], on_first_only: bool, what: str) -> None:
+    error = None
+    try:
+        if ranks.first or not on_first_only:
+            act()
+    except Exception as caught:  # told to all ranks below, and raised there
+        error = _with_remedy(caught)
+    ranks.agree(error, what)
+
+
+def _with_remedy(error: Exception) -> Exception:
+    if isinstance(error, OSError) and error.errno is not None:
+        return UserError(f"cannot write {error.filename or 'the checkpoint'}: {error.strerror}; make room or choose another run.dir, "
+                         "then run the same command again: it goes on from the last committed checkpoint")
+    return error
+
+
+def _moment_file(key: str) -> str:
+    return f"optimizer-{key}.safetensors"
+
+
+def _hashes(folder: Path) -> dict[str, dict]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    return {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _shown(shape: tuple | None) -> str:
+    return "absent" if shape is None else "x".join(map(str, shape)) or "a scalar"

@@ -1,0 +1,117 @@
+"""Ranks: who am I, on which device, and the few collectives that dstrain itself needs."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+# Before deepspeed is imported: it looks at this once.
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+import deepspeed  # noqa: E402  (after the accelerator is chosen)
+import torch.distributed as torch_dist  # noqa: E402
+
+from dstrain.config.errors import UserError  # noqa: E402
+from dstrain.runtime.quiet import quieten_deepspeed  # noqa: E402
+
+# Compiled at every first start on a CPU (20 to 56 s) and leaking in /dev/shm, for one call that gloo does as well.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+quieten_deepspeed()
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of them."""
+
+    rank: int
+    world: int
+    local_rank: int
+    device: torch.device
+    side_group: Any
+    """a gloo group for what travels beside the training: objects, agreements"""
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks, in place and on the device: nothing waits for it."""
+        if self.world > 1:
+            torch_dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, thing: Any) -> list:
+        """Every rank's `thing`, in rank order, on every rank."""
+        if self.world == 1:
+            return [thing]
+        things: list = [None] * self.world
+        torch_dist.all_gather_object(things, thing, group=self.side_group)
+        return things
+
+    def share(self, thing: Any) -> Any:
+        """The first rank's `thing` on every rank."""
+        if self.world == 1:
+            return thing
+        box = [thing]
+        torch_dist.broadcast_object_list(box, src=0, group=self.side_group)
+        return box[0]
+
+    def agree(self, error: BaseException | None, what: str) -> None:
+        """All ranks say whether `what` went well; if it failed anywhere, it fails everywhere, with the first reason."""
+        said = self.gather(None if error is None else (type(error) is UserError, f"{type(error).__name__}: {error}"))
+        failed = [(rank, reason) for rank, reason in enumerate(said) if reason is not None]
+        if not failed:
+            return
+        if error is not None:
+            raise error
+        rank, (user_error, reason) = failed[0]
+        message = f"{what} failed on rank {rank}: {reason}"
+        raise UserError(message.replace("UserError: ", "")) if user_error else RuntimeError(message)
+
+
+def start_ranks(timeout_s: float | None = None) -> Ranks:
+    """Join the other ranks, or be the only one where no launcher said otherwise. Safe to call twice."""
+    alone = "WORLD_SIZE" not in os.environ
+    for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("MASTER_ADDR", "127.0.0.1")):
+        os.environ.setdefault(name, str(value))  # all five, or DeepSpeed goes looking for MPI
+    if "MASTER_PORT" not in os.environ:
+        if not alone:
+            raise UserError("MASTER_PORT is not set, but WORLD_SIZE is: the ranks cannot find each other; "
+                            "start with deepspeed, torchrun or srun through launch/train.py, or set both")
+        os.environ["MASTER_PORT"] = str(_free_port())
+    rank, world, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    on_gpu = os.environ["DS_ACCELERATOR"] == "cuda"
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    else:
+        _share_cores()
+    if not torch_dist.is_initialized():
+        timeout = {} if timeout_s is None else {"timeout": timedelta(seconds=timeout_s)}
+        deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False, **timeout)
+    side_group = torch_dist.new_group(backend="gloo") if world > 1 else None
+    return Ranks(rank=rank, world=world, local_rank=local_rank, device=device, side_group=side_group)
+
+
+def stop_ranks() -> None:
+    """Leave the group, so that no port and no thread stays behind."""
+    if torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
+
+
+def _share_cores() -> None:
+    """CPU ranks of one machine split its cores, unless OMP_NUM_THREADS says otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", os.environ["WORLD_SIZE"])))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

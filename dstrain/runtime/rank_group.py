@@ -1,0 +1,147 @@
+"""Real gloo ranks on this machine, kept alive for several calls: what the doctor and the tests prove things on.
+
+The ranks are forked from a server process that has imported the heavy packages and done nothing else, so a group of
+them starts in about a second and no thread pool is ever forked.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+import time
+import traceback
+from multiprocessing.connection import wait
+from typing import Any, Callable
+
+
+class RankError(RuntimeError):
+    """A rank failed; carries its traceback."""
+
+
+class RankGroup:
+    """`world` ranks that run the same function, one call after the other. Use as a context manager."""
+
+    def __init__(self, world: int, threads: int = 1):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["dstrain.runtime.engine"])
+        self.world = world
+        self._pipes = []
+        self._processes = []
+        port = _free_port()
+        with _importable_main():
+            for rank in range(world):
+                here, there = context.Pipe()
+                process = context.Process(target=_serve, args=(there, rank, world, port, threads, os.getpid()), daemon=True)
+                process.start()
+                there.close()
+                self._pipes.append(here)
+                self._processes.append(process)
+
+    def run(self, function: Callable, *args: Any, timeout_s: float = 300.0) -> list:
+        """function(ranks, *args) on every rank; their results in rank order. A failing rank ends the whole group."""
+        for pipe in self._pipes:
+            pipe.send((function, args))
+        results: list = [None] * self.world
+        waiting = dict(zip(self._pipes, range(self.world)))
+        deadline = time.monotonic() + timeout_s
+        while waiting:
+            ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                self.close()
+                raise RankError(f"ranks {sorted(waiting.values())} of {self.world} did not answer within {timeout_s:.0f} s "
+                                f"({getattr(function, '__name__', function)})")
+            for pipe in ready:
+                rank = waiting.pop(pipe)
+                try:
+                    well, results[rank] = pipe.recv()
+                except EOFError:
+                    well, results[rank] = False, f"rank {rank} died"
+                if not well:
+                    self.close()
+                    raise RankError(f"rank {rank} of {self.world}:\n{results[rank]}")
+        return results
+
+    def close(self) -> None:
+        for pipe in self._pipes:
+            try:
+                pipe.send(None)
+            except OSError:
+                pass  # that rank is gone already
+        deadline = time.monotonic() + 2.0
+        for process in self._processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+        for pipe in self._pipes:
+            pipe.close()
+        self._pipes, self._processes = [], []
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._processes) and all(process.is_alive() for process in self._processes)
+
+    def __enter__(self) -> "RankGroup":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+
+def _serve(pipe: Any, rank: int, world: int, port: int, threads: int, parent: int) -> None:
+    """The life of one rank: join the others, then answer calls until told to stop or left alone."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
+                      MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS=str(threads), DS_ACCELERATOR="cpu")
+    import torch
+
+    from dstrain.runtime.dist import start_ranks, stop_ranks
+
+    torch.set_num_threads(threads)
+    ranks = None
+    while True:
+        while not pipe.poll(1.0):
+            if os.getppid() == 1 or not _is_alive(parent):
+                return
+        call = pipe.recv()
+        if call is None:
+            stop_ranks()
+            return
+        function, args = call
+        try:
+            ranks = ranks or start_ranks()
+            answer = (True, function(ranks, *args))
+        except BaseException:  # reported whole to the caller, who ends the group
+            answer = (False, traceback.format_exc())
+        sys.stdout.flush()
+        pipe.send(answer)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class _importable_main:
+    """Keeps multiprocessing from importing the caller's __main__ again in every rank (a pytest or a script)."""
+
+    def __enter__(self) -> None:
+        main = sys.modules["__main__"]
+        self._kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+        main.__spec__ = None
+        if hasattr(main, "__file__"):
+            del main.__file__
+
+    def __exit__(self, *exception: Any) -> None:
+        for name, value in self._kept.items():
+            setattr(sys.modules["__main__"], name, value)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

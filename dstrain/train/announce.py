@@ -1,0 +1,79 @@
+"""What a run says before its first step, and what it freezes of itself into the run folder."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import socket
+import sys
+import time
+from importlib import metadata
+from typing import Any, Callable
+
+import torch
+
+from dstrain import __version__
+from dstrain.config.schema import Recipe
+from dstrain.config.shape import shape_of
+from dstrain.runtime.dist import Ranks
+from dstrain.runtime.engine import Engine
+from dstrain.train.family import Family
+from dstrain.train.run_folder import RunFolder, write_json
+from dstrain.train.state import RunState, recipe_text
+
+PACKAGES = ("torch", "deepspeed", "tiktoken", "datasets", "numpy", "tensorboard")
+
+
+def say_run(say: Callable[[str], None], recipe: Recipe, family: Family, engine: Engine, first: Any, folder: RunFolder,
+            state: RunState, ranks: Ranks) -> None:
+    """Model, data, shape: a user should see a wrong number here, not after a night."""
+    batch, shape = recipe.batch, shape_of(recipe, ranks.world)
+    parameters = sum(math.prod(size) for size in engine.shapes().values())
+    tokens = recipe.run.steps * batch.rows * batch.length
+    stats = first.stats
+    say(f"run        {folder.path}" + (f", from step {state.step} on" if state.step else ""))
+    say(f"model      {family.name}, {parameters / 1e6:.1f}M parameters ({parameters:,})")
+    say(f"data       {tokens:,} positions in {recipe.run.steps:,} steps, {tokens / parameters:.1f} per parameter; "
+        f"{_epochs(recipe, family, tokens, stats)}")
+    say(f"           first step: {100 * (1 - stats['scored'] / max(1, stats['positions'])):.1f} % of the positions are padding, "
+        f"{stats['cut']} of {stats['documents']} documents go on in a later row")
+    say(f"step       {batch.rows} rows x {batch.length} = {batch.rows * batch.length:,} positions: {shape.world} rank(s) x "
+        f"{shape.accumulation} micro-batch(es) of {shape.micro_rows} rows (train_batch_size {shape.world * shape.accumulation * shape.micro_rows})")
+    say(f"engine     {recipe.engine.config}: ZeRO stage {engine.stage} on {ranks.device.type}, {torch.get_num_threads()} thread(s) a rank; "
+        f"lr {recipe.optim.lr:g} by {recipe.schedule.name}, warm-up {recipe.schedule.warmup_steps} steps")
+
+
+def freeze(folder: RunFolder, recipe: Recipe, config: dict, ranks: Ranks) -> None:
+    """recipe.yaml, ds_config.json, environment.json: what ran, resolved."""
+    folder.recipe.write_text(recipe_text(recipe))
+    write_json(folder.ds_config, config)
+    write_json(folder.environment, {
+        "dstrain": __version__, "python": sys.version.split()[0], "platform": platform.platform(), "host": socket.gethostname(),
+        "world": ranks.world, "device": str(ranks.device.type), "threads": torch.get_num_threads(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv})
+
+
+def gauges(batch: Any, ranks: Ranks) -> dict[str, float]:
+    """What TensorBoard shows beside the loss, of this rank."""
+    stats = batch.stats
+    shown = {"data/pad_share": 1 - stats["scored"] / max(1, stats["positions"]), "data/bad_lines": stats["bad_lines"],
+             "mem/resident_gib": _resident_bytes() / 2**30}
+    if ranks.device.type == "cuda":
+        shown["mem/device_peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return shown
+
+
+def _epochs(recipe: Recipe, family: Family, tokens: int, stats: dict) -> str:
+    text_bytes = family.text_bytes(recipe)
+    per_target = stats["bytes"] / max(1, stats["scored"]) if "bytes" in stats else None
+    if text_bytes is None or not per_target:
+        return "epochs unknown until the data was read once"
+    return f"about {tokens / (text_bytes / per_target):.2f} epochs of {text_bytes / 1e6:,.1f} MB text"
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

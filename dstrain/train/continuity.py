@@ -1,0 +1,35 @@
+"""May a run go on with this recipe? What would change its batches or its model is refused, the rest is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dstrain.config.errors import UserError
+from dstrain.config.load import recipe_to_dict
+from dstrain.config.schema import Recipe
+
+# A change here would be another run: other batches, another network or another random stream.
+FIXED = ("family", "model.width", "model.heads", "model.layers", "model.ff", "model.block", "model.positions", "tokenizer",
+         "data.train", "data.lanes", "data.block_tokens", "batch.rows", "batch.length", "run.seed")
+# Names of the same thing, or no matter to the numbers.
+IRRELEVANT = ("run.dir", "run.name", "model.preset", "run.tokens", "data.prefetch_steps", "data.bad_share")
+
+
+def changes_since(saved: Recipe, recipe: Recipe, where: str) -> list[str]:
+    """What is different from the recipe of the checkpoint, said in lines; refuses what cannot be continued."""
+    before, now = _flat(recipe_to_dict(saved)), _flat(recipe_to_dict(recipe))
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    fixed = [key for key in changed if key.startswith(FIXED)]
+    if fixed:
+        key = fixed[0]
+        others = f" (and {len(fixed) - 1} more: {', '.join(fixed[1:])})" if fixed[1:] else ""
+        raise UserError(f"{key} is {now.get(key)!r} in the recipe, but {before.get(key)!r} in {where}{others}: that would be another run; "
+                        f"set it back, or start a new run with run.name=..., or start this one over with --fresh")
+    return [f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed if not key.startswith(IRRELEVANT)]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {prefix: value}
+    return {key: leaf for name, part in items for key, leaf in _flat(part, f"{prefix}.{name}" if prefix else str(name)).items()}

@@ -1,0 +1,80 @@
+"""Validation: every target of the validation data scored exactly once, over all ranks, as sums over counts."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from itertools import chain, repeat
+from typing import Any, Callable, Iterator
+
+import torch
+
+from dstrain.config.schema import Recipe
+from dstrain.config.shape import shape_of
+from dstrain.objectives.loss_law import loss_law
+from dstrain.runtime.dist import Ranks
+from dstrain.train.family import Batch, Family
+
+
+def evaluate(forward: Callable[..., Any], module: torch.nn.Module, family: Family, recipe: Recipe, tokenizer: Any,
+             ranks: Ranks) -> dict:
+    """loss, perplexity, bits_per_byte and word_perplexity over the recipe's validation data.
+
+    `forward` is the engine (or the bare trainee), `module` what is switched to evaluation and back.
+    """
+    objective = family.build_objective(recipe)
+    micro_rows = shape_of(recipe, ranks.world).micro_rows
+    batches = family.valid_batches(recipe, tokenizer, ranks.rank, ranks.world, micro_rows)
+    bytes_of_token = torch.as_tensor(tokenizer.token_bytes(), dtype=torch.int64, device=ranks.device)
+    nll = torch.zeros(len(objective.terms), dtype=torch.float64, device=ranks.device)
+    counts = torch.zeros(len(objective.terms) + 2, dtype=torch.int64, device=ranks.device)
+
+    with evaluating(module), torch.no_grad():
+        for batch in in_step(batches, lambda: family.filler_batch(recipe, micro_rows), ranks):
+            batch = batch.to(ranks.device)
+            nll += forward(inputs=batch.inputs(), labels_BT=batch.labels_BT, keys_B=None).nll
+            counts[:-2] += objective.counts(batch)
+            counts[-2] += (bytes_of_token[batch.labels_BT.clamp(min=0)] * (batch.labels_BT >= 0)).sum()
+            counts[-1] += batch.words
+
+    ranks.sum(nll), ranks.sum(counts)
+    return _scores(nll.cpu(), counts.cpu(), objective)
+
+
+def _scores(nll: torch.Tensor, counts: torch.Tensor, objective: Any) -> dict:
+    targets, text_bytes, words = counts[:-2], int(counts[-2]), int(counts[-1])
+    first = float(nll[0])
+    scores = {"loss": float(loss_law(nll, targets, objective.weights)), "perplexity": _exp(first / max(1, int(targets[0]))),
+              "targets": int(targets[0])}
+    if len(objective.terms) > 1:
+        scores["terms"] = {term: float(s / max(1, int(n))) for term, s, n in zip(objective.terms, nll, targets)}
+    if text_bytes:
+        scores["bits_per_byte"] = first / math.log(2) / text_bytes
+    if words:
+        scores["word_perplexity"] = _exp(first / words)
+    return scores
+
+
+def in_step(batches: Iterator[Batch], filler: Callable[[], Batch], ranks: Ranks) -> Iterator[Batch]:
+    """The rank's batches, then fillers until every rank is through: ranks must make the same number of forward passes."""
+    for batch in chain(batches, repeat(None)):
+        left = ranks.sum(torch.tensor([batch is not None], dtype=torch.int64, device=ranks.device))
+        if not int(left):
+            return
+        yield filler() if batch is None else batch
+
+
+@contextlib.contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards the mode of before in every submodule, whatever happened."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 700 else math.inf

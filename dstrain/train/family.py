@@ -1,0 +1,56 @@
+"""What the trainer knows of a model family: this interface, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator, Protocol
+
+import torch
+
+from dstrain.config.schema import Recipe
+
+
+class Batch(Protocol):
+    """One micro-batch on one rank."""
+
+    labels_BT: torch.Tensor
+    rows_B: torch.Tensor
+    words: int
+
+    def inputs(self) -> dict[str, torch.Tensor]: ...
+
+    def to(self, device: torch.device) -> "Batch": ...
+
+
+class Objective(Protocol):
+    """Which terms are optimized, with which weights, and how many targets of each a batch has."""
+
+    terms: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    def counts(self, batch: Batch) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model builder, a data builder, an objective and a sampler, registered together in dstrain/families.py."""
+
+    name: str
+    build_trainee: Callable[[Recipe, Any], torch.nn.Module]
+    """(recipe, tokenizer) -> the module that DeepSpeed wraps, with .model inside"""
+    build_objective: Callable[[Recipe], Objective]
+    """recipe -> objective"""
+    initial_weight: Callable[[torch.nn.Module, str, torch.Size, int], torch.Tensor]
+    """(model, name, shape, seed) -> the weight that a fresh run starts from"""
+    train_feed: Callable[..., Any]
+    """(recipe, tokenizer, rank, world, place) -> an iterator of steps with .number .micro_batches .place .rows_hash"""
+    merge_places: Callable[[list[dict]], dict]
+    """all ranks' places -> the place that a checkpoint carries"""
+    valid_batches: Callable[..., Iterator[Batch]]
+    """(recipe, tokenizer, rank, world, micro_rows) -> one pass over the validation data"""
+    filler_batch: Callable[[Recipe, int], Batch]
+    """(recipe, micro_rows) -> a batch that scores nothing, for ranks that run out first"""
+    sample: Callable[[torch.nn.Module, Any, Recipe], list[str]]
+    """(model, tokenizer, recipe) -> texts that show what it can do by now"""
+    shrink: Callable[[Recipe], Recipe]
+    """recipe -> the same in small, for the doctor: same classes, data, tokenizer and engine file"""

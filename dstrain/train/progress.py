@@ -1,0 +1,76 @@
+"""What a run prints: a line that is redrawn on a terminal, plain lines in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from dstrain.train.run_folder import RunFolder
+
+
+class Progress:
+    """Prints for the first rank; says nothing on the others."""
+
+    def __init__(self, steps: int, shown: bool):
+        self.steps, self.shown = steps, shown
+        self._on_terminal = shown and sys.stdout.isatty()
+        self._bar = ""
+        self._first: tuple[int, float] | None = None
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        if self.shown:
+            self._clear()
+            print(line, flush=True)
+            self._draw()
+
+    note = say
+
+    def step(self, record: dict[str, Any]) -> None:
+        if not self.shown:
+            return
+        line = (f"step {record['step']:>{len(str(self.steps))}}/{self.steps}  loss {record['loss']:.4f}  lr {record['lr']:.2e}  "
+                f"{record['tokens_per_s']:,.0f} tokens/s  {self._time_left(record['step'])}")
+        if record["skipped"]:
+            line += "  SKIPPED (NaN or Inf)"
+        if not self._on_terminal:
+            print(line, flush=True)
+            return
+        done = int(24 * record["step"] / self.steps)
+        self._bar = f"[{'#' * done}{'.' * (24 - done)}] {line}"
+        self._clear()
+        self._draw()
+
+    def scores(self, step: int, scores: dict, is_best: bool) -> None:
+        shown = [f"loss {scores['loss']:.4f}", f"perplexity {scores['perplexity']:.2f}"]
+        shown += [f"{scores['bits_per_byte']:.4f} bits a byte"] if "bits_per_byte" in scores else []
+        self.say(f"valid at step {step}: " + ", ".join(shown) + (" (best so far)" if is_best else ""))
+
+    def finish(self, state: Any, folder: RunFolder) -> None:
+        self._clear()
+        self._bar = ""
+        self.say(f"done: {state.step} steps, {state.tokens:,} targets scored" +
+                 (f", {state.skipped} steps skipped" if state.skipped else ""))
+        self.say(f"run folder: {folder.path}\nwatch it:   tensorboard --logdir {folder.tensorboard}")
+
+    def _time_left(self, step: int) -> str:
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = (step, now)
+            return "time left: measuring"
+        first, since = self._first
+        return f"{_duration((now - since) / (step - first) * (self.steps - step))} left"
+
+    def _clear(self) -> None:
+        if self._on_terminal and self._bar:
+            print("\r\x1b[2K", end="", flush=True)
+
+    def _draw(self) -> None:
+        if self._on_terminal and self._bar:
+            print(self._bar, end="", flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes:.0f} min" if minutes < 90 else f"{hours:.1f} h"

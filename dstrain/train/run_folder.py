@@ -1,0 +1,78 @@
+"""The run folder runs/NAME/: what stands where, and how its side files are cut back to a checkpoint's step."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from dstrain.config.errors import UserError
+from dstrain.config.schema import Recipe
+
+
+class RunFolder:
+    """The paths of one run."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics.jsonl"
+        self.ledger = self.path / "ledger.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.recipe = self.path / "recipe.yaml"
+        self.ds_config = self.path / "ds_config.json"
+        self.environment = self.path / "environment.json"
+
+    @staticmethod
+    def of(recipe: Recipe) -> "RunFolder":
+        return RunFolder(Path(recipe.run.dir) / recipe.run.name)
+
+    def has_training(self) -> bool:
+        """Whether something would be lost by starting over."""
+        return self.checkpoints.is_dir() or self.metrics.is_file()
+
+    def clear(self) -> None:
+        """Remove what dstrain wrote, and nothing else."""
+        for path in (self.checkpoints, self.tensorboard):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (self.metrics, self.ledger, self.recipe, self.ds_config, self.environment):
+            path.unlink(missing_ok=True)
+
+    def make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run folder {self.path}: {error.strerror}; choose another place with run.dir=...") from None
+
+    def cut_to(self, step: int) -> None:
+        """Drop what was recorded after `step`: the run goes on from there."""
+        for path in (self.metrics, self.ledger):
+            if path.is_file():
+                _keep_lines(path, [line for line in read_lines(path) if line["step"] <= step])
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The JSON objects of a .jsonl file; a torn last line is normal after a kill and is left out."""
+    lines = path.read_bytes().split(b"\n")
+    objects = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            objects.append(json.loads(line))
+        except ValueError:
+            if number < len(lines) - 1:
+                raise UserError(f"{path}, line {number}: not JSON; restore the file or move it away") from None
+    return objects
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def _keep_lines(path: Path, objects: list[dict]) -> None:
+    new = path.with_name(path.name + ".cut")
+    new.write_text("".join(json.dumps(line) + "\n" for line in objects))
+    os.replace(new, path)

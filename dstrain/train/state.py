@@ -1,0 +1,65 @@
+"""Where a run stands: the numbers that a checkpoint carries beside weights and moments."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dstrain.config.load import recipe_to_dict
+from dstrain.config.schema import Recipe
+
+
+@dataclass
+class RunState:
+    """Changes with every step."""
+
+    step: int = 0
+    """optimizer steps done, skipped ones included"""
+    tokens: int = 0
+    """targets scored so far (of the first term), as of the last log"""
+    place: dict | None = None
+    """where the data goes on after the last trained batch: this rank's own, all ranks' after a save"""
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best_loss: float | None = None
+    """smallest validation loss so far"""
+    best_step: int | None = None
+
+    @staticmethod
+    def begin() -> "RunState":
+        return RunState()
+
+    @staticmethod
+    def from_json(state: dict) -> "RunState":
+        return RunState(**{name: state[name] for name in RunState.__dataclass_fields__})
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    def trained(self, step: int, place: dict, applied: bool) -> None:
+        """A skipped step consumes its batch and its place in the lr curve, too."""
+        assert step == self.step + 1, f"step {step} after step {self.step}"
+        self.step, self.place = step, place
+        self.skipped += not applied
+        self.skipped_in_a_row = 0 if applied else self.skipped_in_a_row + 1
+
+    def scored(self, loss: float) -> bool:
+        """Note a validation loss; True if it is the best so far."""
+        if self.best_loss is not None and not loss < self.best_loss:
+            return False
+        self.best_loss, self.best_step = loss, self.step
+        return True
+
+
+def write_side_files(folder: Path, recipe: Recipe, tokenizer: Any) -> None:
+    """What a checkpoint needs beside its state, to build model and tokenizer again on another machine."""
+    (folder / "recipe.yaml").write_text(recipe_text(recipe))
+    (folder / "tokenizer").mkdir()
+    tokenizer.save(folder / "tokenizer")
+
+
+def recipe_text(recipe: Recipe) -> str:
+    return yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, default_flow_style=None, width=120)

@@ -1,0 +1,172 @@
+"""The trainer's loop: the same for every model family, and readable from top to bottom."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any, Callable
+
+from dstrain.config.errors import UserError
+from dstrain.config.load import load_saved_recipe
+from dstrain.config.schema import Recipe
+from dstrain.runtime import checkpoint
+from dstrain.runtime.dist import Ranks
+from dstrain.runtime.engine import Engine
+from dstrain.train import announce
+from dstrain.train.continuity import changes_since
+from dstrain.train.evaluate import evaluate
+from dstrain.train.family import Family
+from dstrain.train.metrics import Meter
+from dstrain.train.progress import Progress
+from dstrain.train.run_folder import RunFolder
+from dstrain.train.sinks import open_sinks
+from dstrain.train.state import RunState, write_side_files
+from dstrain.train.step import train_step
+
+LoadTokenizer = Callable[..., Any]
+
+
+def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadTokenizer, ranks: Ranks) -> RunState:
+    """Train to the recipe's last step, from the newest good checkpoint of its run folder if there is one."""
+    folder, progress = RunFolder.of(recipe), Progress(recipe.run.steps, shown=ranks.first)
+    loaded = _newest_checkpoint(folder, recipe, ranks, progress)
+    state = RunState.begin() if loaded is None else RunState.from_json(loaded.state)
+    if state.step >= recipe.run.steps:
+        progress.say(f"finished already: {folder.path} stands at step {state.step} of {recipe.run.steps}; "
+                     "more steps with run.steps=..., start over with --fresh")
+        return state
+
+    tokenizer = load_tokenizer(recipe.tokenizer, folder=None if loaded is None else loaded.folder / "tokenizer")
+    feed = family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, state.place)
+    try:
+        first = next(feed)  # data faults show before the engine is built
+        engine = _build(recipe, family, config, tokenizer, loaded, ranks)
+        _prepare_folder(folder, recipe, config, state.step, ranks)
+        announce.say_run(progress.say, recipe, family, engine, first, folder, state, ranks)
+        run = _Run(recipe, family, tokenizer, engine, folder, state, progress, ranks)
+        run.loop(chain([first], feed))
+        return state
+    finally:
+        feed.close()
+
+
+class _Run:
+    """What the loop needs at hand."""
+
+    def __init__(self, recipe: Recipe, family: Family, tokenizer: Any, engine: Engine, folder: RunFolder, state: RunState,
+                 progress: Progress, ranks: Ranks):
+        self.recipe, self.family, self.tokenizer, self.engine, self.folder = recipe, family, tokenizer, engine, folder
+        self.state, self.progress, self.ranks = state, progress, ranks
+        self.objective = family.build_objective(recipe)
+        self.meter = Meter(self.objective, ranks, state.tokens)
+        self.sinks = open_sinks(folder, state.step, ranks.first)
+
+    def loop(self, steps: Any) -> None:
+        """Step, and at their times: log, validate, save."""
+        recipe, state = self.recipe, self.state
+        self.sinks.write_text("recipe", (self.folder.recipe).read_text(), state.step)
+        self.meter.restart_clock()
+        for batch in steps:
+            result = train_step(self.engine, self.objective, batch.micro_batches, batch.rows_hash, batch.number,
+                                recipe.run.seed, self.ranks)
+            state.trained(batch.number, batch.place, result.applied)
+            self.meter.add(batch.number, result, batch.wait_s)
+            last = state.step == recipe.run.steps
+
+            if last or state.step % recipe.log.every == 0 or state.skipped_in_a_row >= recipe.run.max_skipped:
+                self.log(batch)
+            if state.skipped_in_a_row >= recipe.run.max_skipped:
+                raise UserError(_gives_up(state))
+            if recipe.data.valid and (last or state.step % recipe.valid.every == 0):
+                self.validate()
+            if last or state.step % recipe.checkpoint.every == 0:
+                self.save()
+            if last:
+                break
+        self.sinks.close()
+        self.progress.finish(self.state, self.folder)
+
+    def log(self, batch: Any) -> None:
+        records, ledger = self.meter.flush()
+        if records:
+            self.state.tokens = self.meter.tokens
+            self.sinks.write_steps(records, ledger, announce.gauges(batch, self.ranks))
+            self.progress.step(records[-1])
+
+    def validate(self) -> None:
+        """Score the validation data, note the best so far, and show what the model writes by now."""
+        self.log_pending()
+        scores = evaluate(self.engine, self.engine.trainee, self.family, self.recipe, self.tokenizer, self.ranks)
+        is_best = self.state.scored(scores["loss"])
+        self.sinks.write_scores(self.state.step, "valid", scores)
+        self.progress.scores(self.state.step, scores, is_best)
+        if self.ranks.first and self.engine.holds_whole_model and self.recipe.log.samples:
+            for number, text in enumerate(self.family.sample(self.engine.model, self.tokenizer, self.recipe), start=1):
+                self.sinks.write_text(f"samples/{number}", text, self.state.step)
+        self.meter.restart_clock()
+
+    def save(self) -> None:
+        """Commit a checkpoint; the side files are on the disk before it is."""
+        self.log_pending()
+        self.sinks.flush()
+        self.state.place = self.family.merge_places(self.ranks.gather(self.state.place))
+        saved = checkpoint.save(self.folder.checkpoints, self.engine, self.state.to_json(),
+                                lambda where: write_side_files(where, self.recipe, self.tokenizer), self.ranks)
+        if self.ranks.first:
+            if self.state.best_step == self.state.step:
+                checkpoint.point(self.folder.checkpoints, "best", saved.name)
+            checkpoint.prune(self.folder.checkpoints, self.recipe.checkpoint.keep)
+        self.progress.note(f"saved {saved}")
+        self.meter.restart_clock()
+
+    def log_pending(self) -> None:
+        """Write the steps that are still on the device, so that files and checkpoint agree."""
+        records, ledger = self.meter.flush()
+        if records:
+            self.state.tokens = self.meter.tokens
+            self.sinks.write_steps(records, ledger, {})
+
+
+def _newest_checkpoint(folder: RunFolder, recipe: Recipe, ranks: Ranks, progress: Progress) -> checkpoint.Loaded | None:
+    found = checkpoint.newest_good(folder.checkpoints, ranks, progress.say)
+    if found is None:
+        if checkpoint.committed(folder.checkpoints):
+            raise UserError(f"{folder.checkpoints}: no checkpoint there is whole, so nothing can be continued; "
+                            "restore one, or start over with --fresh")
+        return None
+    changes = changes_since(load_saved_recipe(found / "recipe.yaml"), recipe, str(found))
+    progress.say(f"goes on from {found}")
+    for change in changes:
+        progress.say(f"  changed since then: {change}")
+    return checkpoint.load(found)
+
+
+def _build(recipe: Recipe, family: Family, config: dict, tokenizer: Any, loaded: checkpoint.Loaded | None,
+           ranks: Ranks) -> Engine:
+    def fresh(trainee: Any) -> Callable:
+        return lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed)
+
+    engine = Engine(lambda: family.build_trainee(recipe, tokenizer), fresh if loaded is None else lambda trainee: loaded.weight_of,
+                    recipe, config, ranks)
+    if loaded is not None:
+        loaded.restore(engine)
+    return engine
+
+
+def _prepare_folder(folder: RunFolder, recipe: Recipe, config: dict, start: int, ranks: Ranks) -> None:
+    """Write what runs, resolved, before the first step; on going on, cut the side files to the checkpoint's step."""
+    error = None
+    try:
+        if ranks.first:
+            folder.make()
+            announce.freeze(folder, recipe, config, ranks)
+            folder.cut_to(start)
+    except (OSError, UserError) as caught:
+        error = caught if isinstance(caught, UserError) else UserError(
+            f"run folder {folder.path}: {caught.strerror}; make room or choose another place with run.dir=...")
+    ranks.agree(error, f"preparing {folder.path}")
+
+
+def _gives_up(state: RunState) -> str:
+    return (f"step {state.step}: the last {state.skipped_in_a_row} steps were all skipped because of NaN or Inf in the gradients; "
+            "nothing was learned in them. Look at train/loss before, try a smaller optim.lr or a longer schedule.warmup_steps "
+            "(or allow more with run.max_skipped)")
