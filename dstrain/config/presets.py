@@ -1,0 +1,37 @@
+"""Fills in what a recipe leaves to be derived: the preset's sizes, the number of lanes, steps from tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dstrain.config.schema import LmModel, Recipe
+
+LM_PRESETS = {
+    "tiny": {"width": 256, "heads": 4, "layers": 4, "ff": 1024},
+    "small": {"width": 512, "heads": 8, "layers": 6, "ff": 2048},
+    "medium": {"width": 768, "heads": 12, "layers": 12, "ff": 3072},
+}
+MOST_DEFAULT_LANES = 64
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """The same recipe with no number left open. Resolving it again changes nothing."""
+    data, run = recipe.data, recipe.run
+    if data.lanes is None:
+        data = replace(data, lanes=default_lanes(recipe.batch.rows))
+    if run.steps is None and run.tokens is not None:
+        tokens_per_step = recipe.batch.rows * recipe.batch.length
+        run = replace(run, steps=-(-run.tokens // tokens_per_step), tokens=None)
+    return replace(recipe, model=_sized(recipe.model), data=data, run=run)
+
+
+def default_lanes(rows: int) -> int:
+    """The largest divisor of `rows` up to 64."""
+    return next(lanes for lanes in range(min(rows, MOST_DEFAULT_LANES), 0, -1) if rows % lanes == 0)
+
+
+def _sized(model: LmModel) -> LmModel:
+    if model.preset is None:
+        return model
+    sizes = LM_PRESETS[model.preset]
+    return replace(model, **{name: size for name, size in sizes.items() if getattr(model, name) is None})

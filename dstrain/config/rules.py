@@ -1,0 +1,158 @@
+"""Checks that span several fields or sections; limits of one field alone stand in the schema."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import PurePath
+
+from dstrain.config.errors import UserError
+from dstrain.config.hints import shown
+from dstrain.config.schema import Recipe, Source
+
+SIZES = ("width", "heads", "layers", "ff")
+TEXT_ENDINGS = (".txt", ".txt.gz")
+JSON_LINES_ENDINGS = (".jsonl", ".jsonl.gz")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+LM_TERMS = 1
+
+PlaceOf = Callable[[str], str]
+
+
+def check(recipe: Recipe, place_of: PlaceOf = lambda dotted: "the recipe") -> None:
+    """Raises UserError for the first rule that is broken; `place_of("run.steps")` says where that key stands.
+    Holds before a recipe is resolved (sizes and lanes may be open) and after."""
+    _check_model(recipe, place_of)
+    _check_data(recipe, place_of)
+    _check_objective(recipe, place_of)
+    _check_optim(recipe, place_of)
+    _check_run(recipe, place_of)
+    _check_schedule(recipe, place_of)
+
+
+def _check_model(recipe: Recipe, place_of: PlaceOf) -> None:
+    model = recipe.model
+    missing = [name for name in SIZES if getattr(model, name) is None]
+    if model.preset is None and missing:
+        raise UserError(f"{place_of('model')}: model has no preset and no {', '.join(missing)}; "
+                        f"set model.preset (tiny, small, medium) or all of {', '.join(SIZES)}")
+    width, heads = model.width, model.heads
+    if width is None or heads is None:
+        return  # a preset fills them; checked again then
+    place = place_of("model.heads")
+    if width % heads:
+        raise UserError(f"{place}: model.heads is {heads}, which does not divide model.width {width}; "
+                        f"choose one of {_divisors(width)}")
+    if model.positions == "rotary" and (width // heads) % 2:
+        raise UserError(f"{place}: model.heads is {heads}, so each head has {width // heads} of model.width {width} "
+                        f"channels, and rotary positions turn pairs of them; choose heads with an even width / heads")
+    if model.positions == "sinusoidal" and width % 2:
+        raise UserError(f"{place_of('model.width')}: model.width is {width}, and sinusoidal positions need pairs of "
+                        f"channels; choose an even width")
+
+
+def _check_data(recipe: Recipe, place_of: PlaceOf) -> None:
+    if not recipe.data.train:
+        raise UserError(f"{place_of('data.train')}: data.train is an empty list, so there is nothing to train on; "
+                        f"give a source, for example [{{embedded: python-stdlib, part: train}}]")
+    for split in ("train", "valid"):
+        for i, source in enumerate(getattr(recipe.data, split)):
+            name = f"data.{split}.{i}"
+            _check_source(source, name, lambda key: place_of(f"{name}.{key}"))
+    lanes, rows = recipe.data.lanes, recipe.batch.rows
+    if lanes is not None and rows % lanes:
+        raise UserError(f"{place_of('data.lanes')}: data.lanes is {lanes}, which does not divide batch.rows {rows}; "
+                        f"choose one of {_divisors(rows)}, or leave it out")
+
+
+def _check_source(source: Source, name: str, place_of: PlaceOf) -> None:
+    if source.path is None and source.embedded is None:
+        raise UserError(f"{place_of('path')}: {name} has neither path nor embedded; set one of them")
+    if source.path is not None and source.embedded is not None:
+        raise UserError(f"{place_of('path')}: {name} has both path {shown(source.path)} and embedded "
+                        f"{shown(source.embedded)}; keep one of them (the other: null)")
+    kind = _kind(source)
+    if kind is None:
+        raise UserError(f"{place_of('path')}: {name}.path is {shown(source.path)}, which ends in none of "
+                        f"{', '.join(TEXT_ENDINGS + JSON_LINES_ENDINGS)}; convert or rename the file")
+    if source.part != "all" and kind != "embedded":
+        raise UserError(f"{place_of('part')}: {name}.part is {shown(source.part)}, but only an embedded corpus has "
+                        f"parts; remove it, and give the files of each part as a path of their own")
+    if source.starts is not None:
+        _check_starts(source, kind, name, place_of("starts"))
+    if source.documents != "file" and kind not in ("txt", "any"):
+        raise UserError(f"{place_of('documents')}: {name}.documents is {shown(source.documents)}, but only a .txt file "
+                        f"is cut into documents; remove it")
+    if source.text_field != "text" and kind not in ("jsonl", "any"):
+        raise UserError(f"{place_of('text_field')}: {name}.text_field is {shown(source.text_field)}, but only a .jsonl "
+                        f"file has fields; remove it")
+
+
+def _check_starts(source: Source, kind: str, name: str, place: str) -> None:
+    if kind not in ("txt", "any"):
+        raise UserError(f"{place}: {name}.starts is {shown(source.starts)}, but only a .txt file is cut into documents "
+                        f"by it; remove it")
+    if source.documents != "file":
+        raise UserError(f"{place}: {name} has both starts {shown(source.starts)} and documents "
+                        f"{shown(source.documents)}; keep one of them")
+    try:
+        re.compile(source.starts)
+    except re.error as error:
+        raise UserError(f"{place}: {name}.starts is {shown(source.starts)}, which is not a regular expression: "
+                        f"{error}; correct it, for example '^ = [^=]'") from error
+
+
+def _kind(source: Source) -> str | None:
+    """embedded, txt, jsonl; `any` for a pattern that leaves the ending open; None for an ending that nobody reads."""
+    if source.embedded is not None:
+        return "embedded"
+    if source.path.endswith(TEXT_ENDINGS):
+        return "txt"
+    if source.path.endswith(JSON_LINES_ENDINGS):
+        return "jsonl"
+    ending = "".join(PurePath(source.path).suffixes[-2:]) or PurePath(source.path).name
+    return "any" if any(sign in ending for sign in "*?[") else None
+
+
+def _check_objective(recipe: Recipe, place_of: PlaceOf) -> None:
+    weights = recipe.objective.weights
+    if recipe.family == "lm" and (len(weights) != LM_TERMS or not weights[0] > 0):
+        raise UserError(f"{place_of('objective.weights')}: objective.weights is {shown(list(weights))}, but family lm "
+                        f"has one loss term, the next token, whose weight must be above 0; write [1.0]")
+
+
+def _check_optim(recipe: Recipe, place_of: PlaceOf) -> None:
+    for i, beta in enumerate(recipe.optim.betas):
+        if not 0 <= beta < 1:
+            raise UserError(f"{place_of(f'optim.betas.{i}')}: optim.betas.{i} is {beta}, but must be at least 0 and "
+                            f"below 1; [0.9, 0.95] is usual")
+
+
+def _check_run(recipe: Recipe, place_of: PlaceOf) -> None:
+    run = recipe.run
+    if not FOLDER_NAME.fullmatch(run.name):
+        raise UserError(f"{place_of('run.name')}: run.name is {shown(run.name)}, which cannot name a folder; use up to "
+                        f"100 letters, digits, '-', '_' and '.', beginning with a letter or digit")
+    if not run.dir.strip():
+        raise UserError(f"{place_of('run.dir')}: run.dir is {shown(run.dir)}, which names no folder; write runs")
+    if run.steps is None and run.tokens is None:
+        raise UserError(f"{place_of('run')}: run has neither steps nor tokens, so it has no end; "
+                        f"set run.steps")
+    if run.steps is not None and run.tokens is not None:
+        raise UserError(f"{place_of('run.tokens')}: run has both steps {run.steps} and tokens {run.tokens}; "
+                        f"keep one of them (the other: null)")
+
+
+def _check_schedule(recipe: Recipe, place_of: PlaceOf) -> None:
+    schedule, steps = recipe.schedule, recipe.run.steps
+    if steps is not None and schedule.warmup_steps > steps:
+        raise UserError(f"{place_of('schedule.warmup_steps')}: schedule.warmup_steps is {schedule.warmup_steps}, but "
+                        f"the run has only {steps} steps; warm up for fewer steps, or run for more")
+    if schedule.name == "WarmupLR" and schedule.floor > 0:
+        raise UserError(f"{place_of('schedule.floor')}: schedule.floor is {schedule.floor}, but WarmupLR never falls; "
+                        f"remove it, or choose WarmupDecayLR or WarmupCosineLR")
+
+
+def _divisors(number: int) -> str:
+    found = [d for d in range(1, min(number, 4096) + 1) if number % d == 0]
+    return ", ".join(map(str, found[:16])) + (", ..." if len(found) > 16 else "")
