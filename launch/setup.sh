@@ -27,7 +27,7 @@ main() {
     : > "$log"
     : > "$unfinished"
     install "torch (the largest part: minutes on a slow line)" "$(pin torch)" "$(pin setuptools)"
-    install "the other requirements" -r requirements.txt
+    install "the other requirements" --use-pep517 -r requirements.txt  # older pips would run deepspeed's setup.py itself
     install "dstrain itself" --no-deps --no-build-isolation -e .
     run "trying the imports" "$venv/bin/python" -c \
         "import torch, deepspeed, tiktoken, datasets, numpy, safetensors, yaml, tensorboard, pytest, dstrain" ||
@@ -124,7 +124,7 @@ give_up() {
         echo "set-up: failed while $1. The whole log: $log"
         if grep -qi "no space left" "$log"; then
             echo "set-up: the disk is full. torch alone needs 1 GB without and about 8 GB with CUDA; TMPDIR counts too."
-        elif grep -qiE "name resolution|connection|unreachable|proxy|timed out|SSL" "$log"; then
+        elif grep -qiE "name resolution|connection|unreachable|proxy|timed out|SSL|from versions: none" "$log"; then
             echo "set-up: pip did not reach its registry. Check the network, and PIP_INDEX_URL or the proxy if you use one."
         elif grep -qi "no matching distribution" "$log"; then
             echo "set-up: the registry has no such version for this Python and machine (see 'No matching" \
