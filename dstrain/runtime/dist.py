@@ -98,6 +98,12 @@ def start_ranks(timeout_s: float | None = None) -> Ranks:
     return Ranks(rank=rank, world=world, local_rank=local_rank, device=device, side_group=side_group)
 
 
+def lone_rank() -> Ranks:
+    """This process by itself, with no group: for using a model rather than training it."""
+    device = torch.device("cuda" if os.environ["DS_ACCELERATOR"] == "cuda" else "cpu")
+    return Ranks(rank=0, world=1, local_rank=0, device=device, side_group=None)
+
+
 def stop_ranks() -> None:
     """Leave the group, so that no port and no thread stays behind."""
     if torch_dist.is_initialized():

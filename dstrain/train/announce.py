@@ -25,7 +25,7 @@ from dstrain.train.state import RunState, recipe_text
 PACKAGES = ("torch", "deepspeed", "tiktoken", "datasets", "numpy", "tensorboard")
 
 
-def say_run(say: Callable[[str], None], recipe: Recipe, family: Family, engine: Engine, first: Any, folder: RunFolder,
+def say_run(say: Callable[[str], None], recipe: Recipe, family: Family, tokenizer: Any, engine: Engine, first: Any, folder: RunFolder,
             state: RunState, ranks: Ranks) -> None:
     """Model, data, shape: a user should see a wrong number here, not after a night."""
     batch, shape = recipe.batch, shape_of(recipe, ranks.world)
@@ -35,7 +35,7 @@ def say_run(say: Callable[[str], None], recipe: Recipe, family: Family, engine: 
     say(f"run        {folder.path}" + (f", from step {state.step} on" if state.step else ""))
     say(f"model      {family.name}, {parameters / 1e6:.1f}M parameters ({parameters:,})")
     say(f"data       {tokens:,} positions in {recipe.run.steps:,} steps, {tokens / parameters:.1f} per parameter; "
-        f"{_epochs(recipe, family, tokens, stats)}")
+        f"{_epochs(recipe, family, tokens, _bytes_a_target(first, tokenizer))}")
     say(f"           first step: {100 * (1 - stats['scored'] / max(1, stats['positions'])):.1f} % of the positions are padding, "
         f"{stats['cut']} of {stats['documents']} documents go on in a later row")
     say(f"step       {batch.rows} rows x {batch.length} = {batch.rows * batch.length:,} positions: {shape.world} rank(s) x "
@@ -66,12 +66,17 @@ def gauges(batch: Any, ranks: Ranks) -> dict[str, float]:
     return shown
 
 
-def _epochs(recipe: Recipe, family: Family, tokens: int, stats: dict) -> str:
+def _epochs(recipe: Recipe, family: Family, tokens: int, bytes_a_target: float) -> str:
     text_bytes = family.text_bytes(recipe)
-    per_target = stats["bytes"] / max(1, stats["scored"]) if "bytes" in stats else None
-    if text_bytes is None or not per_target:
+    if text_bytes is None or not bytes_a_target:
         return "epochs unknown until the data was read once"
-    return f"about {tokens / (text_bytes / per_target):.2f} epochs of {text_bytes / 1e6:,.1f} MB text"
+    return f"about {tokens * bytes_a_target / text_bytes:.2f} epochs of {text_bytes / 1e6:,.1f} MB text"
+
+
+def _bytes_a_target(first: Any, tokenizer: Any) -> float:
+    """UTF-8 bytes that a target of the first step stands for, on average."""
+    targets = torch.cat([batch.labels_BT[batch.labels_BT >= 0] for batch in first.micro_batches])
+    return float(torch.as_tensor(tokenizer.token_bytes())[targets].double().mean()) if len(targets) else 0.0
 
 
 def _resident_bytes() -> int:

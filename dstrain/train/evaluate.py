@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from itertools import chain, repeat
 from typing import Any, Callable, Iterator
@@ -11,6 +10,7 @@ import torch
 
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import shape_of
+from dstrain.nn.mode import in_eval
 from dstrain.objectives.loss_law import loss_law
 from dstrain.runtime.dist import Ranks
 from dstrain.train.family import Batch, Family
@@ -29,7 +29,7 @@ def evaluate(forward: Callable[..., Any], module: torch.nn.Module, family: Famil
     nll = torch.zeros(len(objective.terms), dtype=torch.float64, device=ranks.device)
     counts = torch.zeros(len(objective.terms) + 2, dtype=torch.int64, device=ranks.device)
 
-    with evaluating(module), torch.no_grad():
+    with in_eval(module), torch.no_grad():
         for batch in in_step(batches, lambda: family.filler_batch(recipe, micro_rows), ranks):
             batch = batch.to(ranks.device)
             nll += forward(inputs=batch.inputs(), labels_BT=batch.labels_BT, keys_B=None).nll
@@ -62,18 +62,6 @@ def in_step(batches: Iterator[Batch], filler: Callable[[], Batch], ranks: Ranks)
         if not int(left):
             return
         yield filler() if batch is None else batch
-
-
-@contextlib.contextmanager
-def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards the mode of before in every submodule, whatever happened."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
 def _exp(x: float) -> float:

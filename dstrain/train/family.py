@@ -50,6 +50,8 @@ class Family:
     """(recipe, tokenizer, rank, world, micro_rows) -> one pass over the validation data"""
     filler_batch: Callable[[Recipe, int], Batch]
     """(recipe, micro_rows) -> a batch that scores nothing, for ranks that run out first"""
+    text_bytes: Callable[[Recipe], int | None]
+    """recipe -> size of the training text in bytes, None where nobody knows without reading it"""
     sample: Callable[[torch.nn.Module, Any, Recipe], list[str]]
     """(model, tokenizer, recipe) -> texts that show what it can do by now"""
     shrink: Callable[[Recipe], Recipe]

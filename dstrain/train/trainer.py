@@ -41,7 +41,7 @@ def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadToke
         first = next(feed)  # data faults show before the engine is built
         engine = _build(recipe, family, config, tokenizer, loaded, ranks)
         _prepare_folder(folder, recipe, config, state.step, ranks)
-        announce.say_run(progress.say, recipe, family, engine, first, folder, state, ranks)
+        announce.say_run(progress.say, recipe, family, tokenizer, engine, first, folder, state, ranks)
         run = _Run(recipe, family, tokenizer, engine, folder, state, progress, ranks)
         run.loop(chain([first], feed))
         return state

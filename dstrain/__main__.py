@@ -1,0 +1,123 @@
+"""The command line: parses, then calls. Ends with 0, with 2 for a user's mistake, with 1 when something broke."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dstrain import __version__
+from dstrain.config.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.act(arguments) or 0
+    except UserError as mistake:
+        if int(os.environ.get("RANK", 0)) == 0 or not getattr(mistake, "said_by_all", False):
+            print(f"dstrain: {mistake}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ndstrain: stopped by Ctrl-C; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left (as with `| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dstrain", description="Train Transformers from scratch: one recipe, any shape.")
+    parser.add_argument("--version", action="version", version=f"dstrain {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    command = _add(commands, "recipes", _recipes, "list the named runs", "dstrain recipes")
+    command = _add(commands, "train", _train, "train a recipe, or go on with it",
+                   "dstrain train quickstart run.steps=50\n  deepspeed --num_accelerators 2 launch/train.py quickstart")
+    _add_recipe(command)
+    command.add_argument("--deepspeed_config", metavar="FILE", help="DeepSpeed JSON; wins over the recipe's engine.config")
+    command.add_argument("--deepspeed", action="store_true", help="accepted for the deepspeed launcher's sake; always on")
+    command.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    command.add_argument("--fresh", action="store_true", help="start over: remove what the run folder has of this run")
+    command.add_argument("--yes", action="store_true", help="with --fresh: do not ask")
+
+    command = _add(commands, "doctor", _doctor, "prove the recipe's training on a shrunk copy of it",
+                   "dstrain doctor quickstart")
+    _add_recipe(command)
+    command.add_argument("--deepspeed_config", metavar="FILE", help="DeepSpeed JSON; wins over the recipe's engine.config")
+    command.add_argument("--only", metavar="PROOF", action="append", help="run this proof alone (may be repeated)")
+
+    command = _add(commands, "eval", _eval, "score a run on its validation data", "dstrain eval runs/quickstart")
+    _add_run(command)
+
+    command = _add(commands, "generate", _generate, "continue a prompt",
+                   'dstrain generate runs/quickstart --prompt "def main("')
+    _add_run(command)
+    command.add_argument("--prompt", action="append", help="text to continue (may be repeated); default: a document's start")
+    command.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="at most so many tokens (default: 200)")
+    command.add_argument("--temperature", type=float, default=0.0, metavar="X",
+                         help="0 (default): always the best token; 1: as the model says")
+    command.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
+
+    command = _add(commands, "replay", _replay, "show the rows of one step again, and check them against the ledger",
+                   "dstrain replay runs/quickstart --step 12")
+    command.add_argument("run", metavar="RUN", help="run folder")
+    command.add_argument("--step", type=int, required=True, metavar="N", help="optimizer step, from 1")
+    command.add_argument("--rows", type=int, default=4, metavar="N", help="how many rows to print (default: 4)")
+    return parser
+
+
+def _recipes(arguments: argparse.Namespace) -> None:
+    from dstrain.config.load import recipe_names
+    for name, description in recipe_names():
+        print(f"{name:<20} {description}")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from dstrain.commands.train import train_command
+    train_command(arguments.recipe, arguments.overrides, arguments.deepspeed_config, arguments.fresh, arguments.yes)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from dstrain.commands.doctor import doctor_command
+    return doctor_command(arguments.recipe, arguments.overrides, arguments.deepspeed_config, arguments.only)
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    from dstrain.commands.use import eval_command
+    eval_command(Path(arguments.run), arguments.checkpoint)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from dstrain.commands.use import generate_command
+    generate_command(Path(arguments.run), arguments.checkpoint, arguments.prompt or [""], arguments.max_new_tokens,
+                     arguments.temperature, arguments.seed)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from dstrain.commands.replay import replay_command
+    return replay_command(Path(arguments.run), arguments.step, arguments.rows)
+
+
+def _add(commands, name: str, act, what: str, example: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", epilog=f"example:\n  {example}",
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.set_defaults(act=act)
+    return command
+
+
+def _add_recipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("recipe", metavar="RECIPE", help="a name from `dstrain recipes`, or the path of a YAML file")
+    command.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe, such as run.steps=50")
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="run folder, such as runs/quickstart")
+    command.add_argument("--checkpoint", default="latest", metavar="WHICH",
+                         help="latest (default), best, or a step such as 1000")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""`dstrain replay`: the rows of one step, made again from recipe and data, and held against the ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dstrain.config.errors import UserError
+from dstrain.config.load import load_saved_recipe
+
+
+def replay_command(run: Path, step: int, rows: int) -> int:
+    """Prints the rows of optimizer step `step`; 1 if they are not those that were trained on."""
+    from dstrain.data.tokenizer import load_tokenizer
+    from dstrain.families import family_of
+    from dstrain.train.run_folder import RunFolder, read_lines
+
+    folder = RunFolder(run)
+    if not folder.recipe.is_file():
+        raise UserError(f"{run} is not a run folder: it has no recipe.yaml")
+    recipe = load_saved_recipe(folder.recipe)
+    if not 1 <= step <= recipe.run.steps:
+        raise UserError(f"--step {step}: this run has steps 1 to {recipe.run.steps}")
+    family = family_of(recipe)
+    place, tokenizer_folder = _nearest_place(folder, step)
+    tokenizer = load_tokenizer(recipe.tokenizer, folder=tokenizer_folder)
+    feed = family.train_feed(recipe, tokenizer, 0, 1, place)
+    try:
+        batch = next(batch for batch in feed if batch.number == step)
+    finally:
+        feed.close()
+
+    found = f"{batch.rows_hash % 2**64:016x}"
+    _print_rows(batch, tokenizer, rows)
+    recorded = {line["step"]: line["rows"] for line in read_lines(folder.ledger)} if folder.ledger.is_file() else {}
+    print(f"step {step}: rows {found}, " + ("not in the ledger" if step not in recorded else "as in the ledger"
+          if recorded[step] == found else f"but the ledger has {recorded[step]}: the data or the recipe has changed since"))
+    return int(step in recorded and recorded[step] != found)
+
+
+def _nearest_place(folder, step: int) -> tuple[dict | None, Path | None]:
+    """The last checkpoint before `step`, so that not all steps have to be made again."""
+    import json
+    before = [path for path in sorted(folder.checkpoints.glob("step_*")) if int(path.name[5:]) < step]
+    any_tokenizer = next((path / "tokenizer" for path in folder.checkpoints.glob("step_*")), None)
+    if not before:
+        return None, any_tokenizer
+    return json.loads((before[-1] / "state.json").read_text())["place"], before[-1] / "tokenizer"
+
+
+def _print_rows(batch, tokenizer, rows: int) -> None:
+    shown = 0
+    for micro in batch.micro_batches:
+        for number, ids, length in zip(micro.rows_B.tolist(), micro.ids_BT, micro.lengths_B.tolist()):
+            if number >= 0 and shown < rows:
+                shown += 1
+                print(f"--- row {number}, {length} tokens\n{tokenizer.decode(ids[:length].tolist())}")

@@ -1,0 +1,46 @@
+"""`dstrain train`: one process, or one of many ranks started by deepspeed, torchrun or srun."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from dstrain.config.engine_json import engine_json
+from dstrain.config.errors import UserError
+from dstrain.config.load import load_recipe
+from dstrain.config.schema import Recipe
+from dstrain.train.run_folder import RunFolder
+
+
+def train_command(name: str, overrides: list[str], ds_config: str | None, fresh: bool, yes: bool) -> None:
+    recipe = load_recipe(name, overrides, ds_config)
+    folder = RunFolder.of(recipe)
+    if fresh:
+        _may_start_over(folder, yes)
+
+    from dstrain.data.tokenizer import load_tokenizer  # after the recipe is known to be good: torch takes its time
+    from dstrain.families import family_of
+    from dstrain.runtime.dist import start_ranks, stop_ranks
+    from dstrain.train.trainer import train
+
+    ranks = start_ranks()
+    try:
+        config = engine_json(recipe, ranks.world, ranks.device.type, ds_config)
+        if ds_config is not None and ranks.first:
+            print(f"--deepspeed_config {ds_config} is used in place of the recipe's engine.config")
+        if fresh and ranks.first:
+            folder.clear()
+        ranks.gather(None)  # nobody looks into the folder before it is cleared
+        train(recipe, family_of(recipe), config, load_tokenizer, ranks)
+    finally:
+        stop_ranks()
+
+
+def _may_start_over(folder: RunFolder, yes: bool) -> None:
+    """Losing a run takes a yes: typed, or given beforehand."""
+    if yes or not folder.has_training():
+        return
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 or not sys.stdin.isatty():
+        raise UserError(f"--fresh would remove what {folder.path} has of this run, and nobody can be asked here: add --yes")
+    if input(f"--fresh removes the checkpoints and records in {folder.path}. Type yes to go on: ").strip() != "yes":
+        raise UserError(f"nothing was removed from {folder.path}; without --fresh the run goes on where it stopped")

@@ -1,0 +1,84 @@
+"""`dstrain eval` and `dstrain generate`: a trained model, built again from its checkpoint alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dstrain.config.errors import UserError
+from dstrain.config.load import load_saved_recipe
+from dstrain.config.schema import Recipe
+
+
+class Trained(NamedTuple):
+    recipe: Recipe
+    family: Any
+    tokenizer: Any
+    trainee: Any
+    ranks: Any
+    where: Path
+
+
+def eval_command(run: Path, which: str) -> None:
+    from dstrain.train.evaluate import evaluate
+    trained = load_trained(run, which)
+    if not trained.recipe.data.valid:
+        raise UserError(f"{trained.where / 'recipe.yaml'}: data.valid names nothing to score")
+    scores = evaluate(trained.trainee, trained.trainee, trained.family, trained.recipe, trained.tokenizer, trained.ranks)
+    print(f"{trained.where}, validation data:")
+    for name, value in scores.items():
+        print(f"  {name:<16} {value:,}" if isinstance(value, int) else f"  {name:<16} {value:.6g}")
+
+
+def generate_command(run: Path, which: str, prompts: list[str], max_new_tokens: int, temperature: float, seed: int) -> None:
+    from dstrain.infer.sampling import generate
+    trained = load_trained(run, which)
+    results = generate(trained.trainee.model, trained.tokenizer, prompts, max_new_tokens, temperature, seed)
+    for number, (prompt, result) in enumerate(zip(prompts, results)):
+        if len(prompts) > 1:
+            print(f"--- prompt {number + 1}")
+        print(prompt + result.text)
+
+
+def load_trained(run: Path, which: str) -> Trained:
+    """Model, tokenizer and recipe from a checkpoint folder, in one process, in fp32."""
+    where = find_checkpoint(run, which)
+    from dstrain.data.tokenizer import load_tokenizer
+    from dstrain.families import family_of
+    from dstrain.runtime import checkpoint
+    from dstrain.runtime.dist import lone_rank
+    from dstrain.runtime.engine import fill_weights
+
+    fault = checkpoint.verify(where)
+    if fault is not None:
+        raise UserError(f"{where} is damaged: {fault}; choose another with --checkpoint")
+    recipe = load_saved_recipe(where / "recipe.yaml")
+    family, tokenizer, ranks = family_of(recipe), load_tokenizer(recipe.tokenizer, folder=where / "tokenizer"), lone_rank()
+    trainee = family.build_trainee(recipe, tokenizer)
+    fill_weights(trainee, checkpoint.load(where).weight_of, rank=0)
+    return Trained(recipe, family, tokenizer, trainee.to(ranks.device).eval(), ranks, where)
+
+
+def find_checkpoint(run: Path, which: str) -> Path:
+    """RUN is a run folder or a checkpoint folder itself; `which` is latest, best or a step."""
+    if (run / "manifest.json").is_file():
+        return run
+    folder = run / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"{run} is not a run folder with checkpoints" + _runs_nearby(run))
+    committed = sorted(path.name for path in folder.glob("step_*"))
+    if which in ("latest", "best"):
+        pointer = folder / which
+        name = pointer.read_text().strip() if pointer.is_file() else ""
+    else:
+        name = f"step_{int(which):08d}" if which.isdigit() else which
+    if not name or name not in committed:
+        raise UserError(f"--checkpoint {which}: not in {folder}, which has {', '.join(committed) or 'none'}")
+    return folder / name
+
+
+def _runs_nearby(run: Path) -> str:
+    parent = run.parent if run.parent.is_dir() else Path("runs")
+    names = sorted(str(path.parent) for path in parent.glob("*/checkpoints")) if parent.is_dir() else []
+    return f"; there are {', '.join(names)}" if names else "; train one first with `dstrain train RECIPE`"

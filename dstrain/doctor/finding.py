@@ -1,0 +1,28 @@
+"""What a proof found: a figure against a tolerance, and where it fails, the likely cause and the remedy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    passed: bool
+    figure: str
+    """what was measured"""
+    tolerance: str
+    """what it may be, and why"""
+    cause: str = ""
+    """likely cause and remedy, where it failed"""
+
+
+def within(figure: float, bound: float, unit: str, why: str, cause: str) -> Finding:
+    """A measured error that must not exceed its bound; NaN never passes."""
+    passed = figure <= bound
+    return Finding(passed, f"{figure:.1e} {unit}", f"at most {bound:.0e}: {why}", "" if passed else cause)
+
+
+def exactly(different: int, compared: int, what: str, cause: str) -> Finding:
+    """A count of differences that must be zero, out of comparisons that must have been made."""
+    passed = different == 0 and compared > 0
+    return Finding(passed, f"{different} of {compared:,} {what} differ", "none, to the bit", "" if passed else cause)

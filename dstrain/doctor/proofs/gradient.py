@@ -1,0 +1,39 @@
+"""The gradient that the optimizer gets is the gradient of the loss law, whatever the step was cut into."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from dstrain.doctor.case import WORLDS, Case
+from dstrain.doctor.finding import Finding, within
+from dstrain.doctor.reference import reference_step
+from dstrain.doctor.short_run import short_run, whole
+
+CLAIM = "the whole step's gradient equals a one-process float64 reference"
+BOUND = {"fp32": 1e-5, "bf16": 5e-2}
+
+
+def prove(case: Case) -> Finding:
+    _, expected = reference_step(case.recipe)
+    error = max(error_at(case, expected, world, micro_rows=2) for world in WORLDS)
+    precision = "bf16" if case.config(case.recipe, 1).get("bf16", {}).get("enabled") else "fp32"
+    return within(error, BOUND[precision], "of the gradient's norm", f"rounding of {precision}",
+                  "a loss that is not the sum over all targets divided by their number, a label that is not the next token, "
+                  "or a parameter that no gradient reaches")
+
+
+def error_at(case: Case, expected: dict[str, torch.Tensor], world: int, micro_rows: int, ds_config: str | None = None) -> float:
+    """Norm of the difference over the norm of the reference, over all parameters; infinite if any is missing."""
+    recipe = replace(case.recipe, batch=replace(case.recipe.batch, micro_rows=micro_rows),
+                     optim=replace(case.recipe.optim, clip=0.0))
+    traces = case.ranks(world).run(short_run, recipe, ds_config or case.ds_config, 1)
+    return difference(whole([trace.gradient for trace in traces], {name: g.shape for name, g in expected.items()}), expected)
+
+
+def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    if any(torch.isnan(values).any() for values in found.values()):
+        return float("inf")
+    off = sum(float((found[name] - expected[name]).square().sum()) for name in expected)
+    return (off / sum(float(values.square().sum()) for values in expected.values())) ** 0.5

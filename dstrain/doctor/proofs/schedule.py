@@ -1,0 +1,43 @@
+"""The learning rate that the optimizer really used is the requested curve, at every step to the end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from dstrain.config.schema import Schedule
+from dstrain.doctor.case import Case
+from dstrain.doctor.finding import Finding, within
+from dstrain.doctor.short_run import short_run
+
+CLAIM = "the lr used at each optimizer step is the requested curve"
+STEPS = 20
+
+
+def prove(case: Case) -> Finding:
+    """The recipe's own schedule with its warm-up in the same proportion, squeezed into 20 steps."""
+    asked = case.recipe.schedule
+    warmup_steps = round(STEPS * asked.warmup_steps / case.recipe.run.steps) if asked.warmup_steps else 0
+    return within(largest_error(case, replace(asked, warmup_steps=warmup_steps)), 1e-12, "of the peak", "the same formula",
+                  "a scheduler that is never stepped, stepped per micro-batch, or one step late")
+
+
+def largest_error(case: Case, schedule: Schedule, world: int = 1, micro_rows: int = 4) -> float:
+    """Over all 20 steps, as a share of the peak: used against asked, the curve written out here once more."""
+    recipe = replace(case.recipe, schedule=schedule, run=replace(case.recipe.run, steps=STEPS),
+                     batch=replace(case.recipe.batch, micro_rows=micro_rows))
+    trace = case.ranks(world).run(short_run, recipe, case.ds_config, STEPS)[0]
+    peak = recipe.optim.lr
+    asked = [peak * asked_share(schedule, step) for step in range(1, STEPS + 1)]
+    recorded = [record["lr"] for record in trace.records]
+    return max(abs(lr - want) / peak for lrs in (trace.lrs_used, recorded) for lr, want in zip(lrs, asked, strict=True))
+
+
+def asked_share(schedule: Schedule, step: int) -> float:
+    """What a reader of the recipe expects: the warm-up reaches the peak in its last step, the end is the floor."""
+    rise = min(1.0, step / schedule.warmup_steps if schedule.warmup_steps else 1.0)
+    if rise < 1.0:
+        return rise if schedule.warmup == "linear" else math.log(1 + step) / math.log(1 + schedule.warmup_steps)
+    progress = (step - schedule.warmup_steps) / (STEPS - schedule.warmup_steps)
+    shape = {"WarmupLR": 1.0, "WarmupDecayLR": 1.0 - progress, "WarmupCosineLR": math.cos(math.pi * progress) / 2 + 0.5}
+    return shape[schedule.name] if schedule.name == "WarmupLR" else schedule.floor + (1 - schedule.floor) * shape[schedule.name]

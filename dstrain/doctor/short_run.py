@@ -1,0 +1,123 @@
+"""A few real training steps on real ranks, by the production path, with everything recorded that proofs compare."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any, Iterator
+
+import torch
+
+from dstrain.config.engine_json import engine_json
+from dstrain.config.schema import Recipe
+from dstrain.data.hashing import mix
+from dstrain.data.tokenizer import load_tokenizer
+from dstrain.families import family_of
+from dstrain.runtime.dist import Ranks
+from dstrain.runtime.engine import Engine, own_name
+from dstrain.runtime.fragments import gradient_fragments
+from dstrain.train.metrics import Meter
+from dstrain.train.step import train_step
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one rank saw; records and ledger are the same on all ranks."""
+
+    records: list[dict]
+    ledger: list[dict]
+    lrs_used: list[float]
+    """read from the optimizer at the moment of its update"""
+    gradient: list[tuple[str, int, torch.Tensor]]
+    """this rank's fragments of the first step's gradient: name, start, values"""
+    weights: list[tuple[str, int, torch.Tensor]]
+    """this rank's fragments of the final fp32 weights"""
+
+    @property
+    def losses(self) -> list[float]:
+        return [record["loss"] for record in self.records]
+
+    @property
+    def rows(self) -> list[str]:
+        return [line["rows"] for line in self.ledger]
+
+
+def short_run(ranks: Ranks, recipe: Recipe, ds_config: str | None, steps: int, ragged: bool = True,
+              nan_at: int | None = None) -> Trace:
+    """`steps` steps of the recipe. `ragged` cuts rows to very different lengths; `nan_at` poisons that step on one rank."""
+    family, tokenizer = family_of(recipe), load_tokenizer(recipe.tokenizer)
+    config = engine_json(recipe, ranks.world, "cpu", ds_config)
+    objective = family.build_objective(recipe)
+    engine = Engine(lambda: family.build_trainee(recipe, tokenizer),
+                    lambda trainee: lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed),
+                    recipe, config, ranks)
+    observer = _Observer(engine)
+    meter = Meter(objective, ranks)
+    with closing(family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, None)) as feed:
+        for number, step in zip(range(1, steps + 1), feed):
+            batches = [cut(batch, number) for batch in step.micro_batches] if ragged else step.micro_batches
+            with _poisoned(engine, nan_at == number and ranks.rank == ranks.world - 1):
+                result = train_step(engine, objective, batches, step.rows_hash, number, recipe.run.seed, ranks)
+            meter.add(number, result, step.wait_s)
+            observer.next_step()
+    records, ledger = meter.flush()
+    weights = [(f.name, f.start, f.weight.clone()) for f in engine.own_fragments()]
+    engine.close()
+    return Trace(records, ledger, observer.lrs, list(observer.gradient.values()), weights)
+
+
+def cut(batch: Any, step: int) -> Any:
+    """Rows cut to lengths between 1 and all of it, by row number alone: very different numbers of scored targets."""
+    lengths = torch.tensor([min(length, 1 + mix(step, row) % max(1, length)) if row >= 0 else 0
+                            for row, length in zip(batch.rows_B.tolist(), batch.lengths_B.tolist())], dtype=torch.int64)
+    beyond = torch.arange(batch.labels_BT.shape[1]) >= lengths[:, None]
+    return replace(batch, lengths_B=lengths, labels_BT=batch.labels_BT.masked_fill(beyond, -100),
+                   ids_BT=batch.ids_BT.masked_fill(beyond, 0), segments_BT=batch.segments_BT.masked_fill(beyond, -1),
+                   positions_BT=batch.positions_BT.masked_fill(beyond, 0))
+
+
+def whole(fragments_of_ranks: list[list[tuple[str, int, torch.Tensor]]], shapes: dict[str, tuple]) -> dict[str, torch.Tensor]:
+    """Parameters put together again from all ranks' fragments."""
+    full = {name: torch.full(shape, torch.nan, dtype=torch.float64).view(-1) for name, shape in shapes.items()}
+    for fragments in fragments_of_ranks:
+        for name, start, values in fragments:
+            full[name][start:start + values.numel()] = values.double()
+    return {name: values.view(shapes[name]) for name, values in full.items()}
+
+
+class _Observer:
+    """Looks into the optimizer just before it updates: at the lr that it will use, and in the first step the gradient.
+
+    DeepSpeed calls the optimizer once for each of its groups, each time with that group's gradient alone.
+    """
+
+    def __init__(self, engine: Engine):
+        self.engine, self.step = engine, 1
+        self.lrs: list[float] = []
+        self.gradient: dict[tuple[str, int], tuple[str, int, torch.Tensor]] = {}
+        engine.optimizer.register_step_pre_hook(lambda *_: self._look())
+
+    def next_step(self) -> None:
+        self.step += 1
+
+    def _look(self) -> None:
+        if len(self.lrs) < self.step:
+            self.lrs.append(self.engine.lr())
+        if self.step == 1:
+            for name, start, values in gradient_fragments(self.engine.deepspeed, self.engine.stage):
+                self.gradient.setdefault((name, start), (own_name(name), start, values.clone()))
+
+
+class _poisoned:
+    """Multiplies the losses of one step by NaN on this rank, as a broken sample or a failing device would."""
+
+    def __init__(self, engine: Engine, on: bool):
+        self.engine, self.on = engine, on
+
+    def __enter__(self) -> None:
+        self.backward = self.engine.backward
+        if self.on:
+            self.engine.backward = lambda loss, last: self.backward(loss * torch.nan, last)
+
+    def __exit__(self, *exception: Any) -> None:
+        self.engine.backward = self.backward
