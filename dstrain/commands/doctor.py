@@ -1,0 +1,36 @@
+"""`dstrain doctor`: the proofs on a shrunk copy of the recipe."""
+
+from __future__ import annotations
+
+import os
+
+from dstrain.config.errors import UserError
+from dstrain.config.load import load_recipe, recipe_to_dict
+from dstrain.train.run_folder import RunFolder, write_json
+
+
+def doctor_command(name: str, overrides: list[str], ds_config: str | None, only: list[str] | None) -> int:
+    """0 when everything was proven, 1 when a proof failed."""
+    os.environ["DS_ACCELERATOR"] = "cpu"  # the proofs run on CPU ranks, wherever they are called
+    recipe = load_recipe(name, overrides, ds_config)
+    from dstrain.doctor.case import Case
+    from dstrain.doctor.examine import PROOFS, certificate, examine
+    names = only or list(PROOFS)
+    unknown = [proof for proof in names if proof not in PROOFS]
+    if unknown:
+        raise UserError(f"--only {unknown[0]}: there is no such proof; there are {', '.join(PROOFS)}")
+
+    case = Case.of(recipe, ds_config)
+    print(f"{recipe.run.name}: {len(names)} proofs on a shrunk copy of the recipe, on CPU ranks")
+    try:
+        found = examine(case, names, lambda line: print(line, flush=True))
+    finally:
+        case.close()
+    folder = RunFolder.of(recipe)
+    folder.make()
+    write_json(folder.path / "doctor.json", certificate(recipe_to_dict(recipe), found))
+    failed = [examined.name for examined in found if not examined.finding.passed]
+    print(f"{len(found) - len(failed)} of {len(found)} proven; written to {folder.path / 'doctor.json'}")
+    if failed:
+        print(f"NOT proven: {', '.join(failed)}")
+    return int(bool(failed))

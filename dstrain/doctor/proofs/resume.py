@@ -1,0 +1,92 @@
+"""A run that was interrupted and went on, twice, is the run that was not: same rows, losses, lr, weights and moments."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from dstrain.config.engine_json import engine_json
+from dstrain.config.schema import Recipe
+from dstrain.data.tokenizer import load_tokenizer
+from dstrain.doctor.case import Case
+from dstrain.doctor.finding import Finding, exactly
+from dstrain.families import family_of
+from dstrain.runtime.dist import Ranks
+from dstrain.train.run_folder import RunFolder, read_lines
+from dstrain.train.trainer import train
+
+CLAIM = "interrupted and continued, twice: bit-equal"
+STEPS = 6
+WALL_CLOCK = ("tokens_per_s", "data_wait")
+
+
+def prove(case: Case) -> Finding:
+    differences, compared = differences_after_two_stops(case, world=2)
+    return exactly(len(differences), compared, "records and checkpoint files",
+                   f"first: {differences[0] if differences else ''}: state that no checkpoint carries, or rows that were "
+                   "prefetched but not trained on")
+
+
+def differences_after_two_stops(case: Case, world: int, ds_config: str | None = None) -> tuple[list[str], int]:
+    """The whole run against one that lost all after step 2, went on, lost all after step 4, and went on."""
+    recipe = resumable(case.recipe)
+    straight, stopped = (case.folder / f"resume_{world}_{Path(ds_config or 'own').stem}_{name}" for name in ("straight", "stopped"))
+    run_to_end(case, recipe, straight, world, ds_config)
+    shutil.copytree(straight, stopped)
+    for lost_after in (2, 4):
+        forget_after(stopped, recipe, lost_after)
+        run_to_end(case, recipe, stopped, world, ds_config)
+    return compare_runs(straight, stopped, recipe)
+
+
+def resumable(recipe: Recipe) -> Recipe:
+    return replace(recipe, run=replace(recipe.run, name="run", steps=STEPS), checkpoint=replace(recipe.checkpoint, every=2, keep=99),
+                   data=replace(recipe.data, valid=()), log=replace(recipe.log, every=1),
+                   schedule=replace(recipe.schedule, warmup_steps=2))
+
+
+def run_to_end(case: Case, recipe: Recipe, folder: Path, world: int, ds_config: str | None = None) -> None:
+    recipe = replace(recipe, run=replace(recipe.run, dir=str(folder)))
+    case.ranks(world).run(run_training, recipe, ds_config or case.ds_config)
+
+
+def run_training(ranks: Ranks, recipe: Recipe, ds_config: str | None) -> None:
+    """The trainer itself, as `dstrain train` calls it; what it prints goes nowhere."""
+    import contextlib
+    import io
+    with contextlib.redirect_stdout(io.StringIO()):
+        train(recipe, family_of(recipe), engine_json(recipe, ranks.world, "cpu", ds_config), load_tokenizer, ranks)
+
+
+def forget_after(folder: Path, recipe: Recipe, step: int) -> None:
+    """As if the run had died before its next checkpoint: the side files go further than the checkpoint, and are torn."""
+    run = RunFolder(folder / recipe.run.name)
+    for path in run.checkpoints.glob("step_*"):
+        if int(path.name[5:]) > step:
+            shutil.rmtree(path)
+    with open(run.metrics, "a") as file:
+        file.write('{"step": 99, "lo')
+
+
+def compare_runs(one: Path, other: Path, recipe: Recipe) -> tuple[list[str], int]:
+    """(what differs, how much was compared): metrics and ledger without their wall-clock fields, and every checkpoint file."""
+    a, b = RunFolder(one / recipe.run.name), RunFolder(other / recipe.run.name)
+    pairs = [(f"metrics.jsonl, step {x.get('step')}", *map(_without_clock, (x, y))) for x, y in _zipped(a.metrics, b.metrics)]
+    pairs += [(f"ledger.jsonl, step {x.get('step')}", x, y) for x, y in _zipped(a.ledger, b.ledger)]
+    for path in sorted(a.checkpoints.glob("step_*/*")):
+        if path.suffix == ".safetensors" or path.name == "state.json":
+            twin = b.checkpoints / path.relative_to(a.checkpoints)
+            pairs.append((str(path.relative_to(a.path)), path.read_bytes(), twin.read_bytes() if twin.is_file() else None))
+    return [what for what, x, y in pairs if x != y], len(pairs)
+
+
+def _zipped(one: Path, other: Path) -> list[tuple[dict, dict]]:
+    a, b = read_lines(one), read_lines(other)
+    size = max(len(a), len(b))
+    return list(zip(a + [{}] * (size - len(a)), b + [{}] * (size - len(b))))
+
+
+def _without_clock(record: dict) -> str:
+    return json.dumps({key: value for key, value in record.items() if key not in WALL_CLOCK})
