@@ -33,7 +33,7 @@ def row_hash(number: int, ids: np.ndarray, labels: np.ndarray, segments: np.ndar
     """63 bits of one row's contents: the ledger's witness that two runs trained on the same row."""
     digest = hashlib.blake2b(int(number).to_bytes(8, "little"), digest_size=8)
     for values in (ids, labels, segments):
-        digest.update(np.ascontiguousarray(values, dtype="<i8"))
+        digest.update(np.ascontiguousarray(values, dtype="<i4"))
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
