@@ -31,7 +31,8 @@ def test_a_text_file_is_one_document_whose_last_piece_alone_ends_it(tmp_path):
     assert [number for _, number, _ in documents(path)] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("size, pieces", [(1, 1), (PIECE_CHARACTERS, 1), (PIECE_CHARACTERS + 1, 2), (3 * PIECE_CHARACTERS, 3)])
+@pytest.mark.parametrize("size, pieces", [
+    (1, 1), (PIECE_CHARACTERS, 1), (PIECE_CHARACTERS + 1, 2), (3 * PIECE_CHARACTERS, 3)])
 def test_a_line_longer_than_a_piece_is_cut_where_the_piece_is_full(tmp_path, size, pieces):
     path = tmp_path / "a.txt"
     path.write_text("x" * size)
@@ -72,9 +73,16 @@ def test_line_ends_and_the_byte_order_mark_of_text_files_are_the_same_on_every_s
 
 def test_json_documents_are_numbered_by_line_and_keep_their_text_as_it_is(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"text": "one\\r\\n"}\r\n\n   \n{"text": ""}\n{"other": 1, "text": "\\ud83d\\ude00"}')
-    assert [(number, text.text) for _, number, text in documents(path)] == [(0, "one\r\n"), (3, ""), (4, "\U0001F600")]
-    assert texts(path.rename(tmp_path / "b.jsonl"), text_field="text")[0] == "one\r\n"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "one\\r\\n"}\r\n\n   \n{"text": ""}\n'
+                     b'{"other": 1, "text": "\\ud83d\\ude00"}')
+    found = [(number, text.text) for _, number, text in documents(path)]
+    assert found == [(0, "one\r\n"), (3, ""), (4, "\U0001F600")]
+
+
+def test_the_field_that_holds_the_text_can_be_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "no", "body": "yes"}\n')
+    assert texts(path, text_field="body") == ["yes"]
 
 
 @pytest.mark.parametrize("line, reason", [
@@ -91,7 +99,7 @@ def test_a_malformed_line_says_what_is_wrong_with_it(tmp_path, line, reason):
 def test_packed_files_give_what_plain_ones_give(tmp_path):
     for name, content in (("a.txt", b"one\ntwo\n"), ("a.jsonl", b'{"text": "one"}\n{"text": "two"}\n')):
         (tmp_path / name).write_bytes(content)
-        # two members, as `cat a.gz b.gz` makes them
+        # two members, as `cat a.gz b.gz` makes them:
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content[:5]) + gzip.compress(content[5:]))
         assert documents(tmp_path / name) == documents(tmp_path / f"{name}.gz")
 

@@ -1,0 +1,197 @@
+"""One reader per rank and source: lanes pull their documents from it, the files are read once for all of them.
+
+Documents of other ranks' lanes are passed over without being parsed or tokenized. What the scan meets for a lane
+that has not asked yet waits, tokenized, in that lane's queue.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from threading import Event
+from typing import NamedTuple
+
+import numpy as np
+
+from dstrain.config.errors import UserError
+from dstrain.data.hashing import FILES, permutation
+from dstrain.data.malformed import MalformedLines
+from dstrain.data.shares import lane_of
+from dstrain.data.sources import Corpus, Malformed
+from dstrain.data.tokenizer import Tokenizer
+
+# A lane may run an epoch ahead of another one (its documents were short). Scans of more epochs than this are not
+# kept open: the slower lane's documents are read again when it comes to them.
+_MOST_SCANS = 4
+_LOOK_AT_STOP_EVERY = 256
+
+
+class Stopped(Exception):
+    """The feed was closed while this thread was reading."""
+
+
+class Place(NamedTuple):
+    """A document's place within an epoch."""
+
+    file: int
+    """place of the file in the epoch's order of files"""
+    document: int
+
+
+@dataclass(frozen=True)
+class Document:
+    place: Place
+    targets: np.ndarray
+    """int32: the tokens, and end-of-text where the document ends here; empty when there is nothing to train on"""
+    words: int
+    malformed: bool = False
+
+
+class Reader:
+    """One source for some lanes (a rank's), epoch after epoch, in an order that the seed decides."""
+
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, seed: int, lane_count: int, malformed: MalformedLines,
+                 stop: Event):
+        self.corpus, self.lane_count, self.malformed, self.stop = corpus, lane_count, malformed, stop
+        self._tokenizer, self._seed = tokenizer, seed
+        self._cursors: dict[int, tuple[int, Place]] = {}  # lane -> epoch, first document not pulled yet
+        self._scans: dict[int, _Scan] = {}  # by epoch, the most recently used one last
+        self._counted: dict[int, Place] = {}  # by epoch: how far a scan came that was closed before its end
+        self.documents_in_epoch = 0
+        """of all lanes, this rank's and others'; known when the first whole epoch has been read"""
+
+    def start(self, lane: int, epoch: int, place: Place) -> None:
+        """Where the lane will pull first; said for all lanes before the first pull."""
+        self._cursors[lane] = epoch, place
+
+    def cursor(self, lane: int) -> tuple[int, Place]:
+        """Epoch and place from which the lane would pull next."""
+        return self._cursors[lane]
+
+    def pull(self, lane: int) -> Document | None:
+        """The lane's next document; None at its epoch's end, and then its cursor stands at the next epoch."""
+        epoch, _ = self._cursors[lane]
+        scan = self._scan_of(epoch)
+        document = scan.next(lane)
+        if document is None:
+            self._cursors[lane] = epoch + 1, Place(0, 0)
+            if scan.passed_all is not None:
+                self.documents_in_epoch = scan.passed_all
+            if not scan.queues:
+                self._scans.pop(epoch).close()
+                self._counted.pop(epoch, None)
+        else:
+            self._cursors[lane] = epoch, Place(document.place.file, document.place.document + 1)
+        return document
+
+    def close(self) -> None:
+        for scan in self._scans.values():
+            scan.close()
+
+    def _scan_of(self, epoch: int) -> _Scan:
+        scan = self._scans.pop(epoch, None) or self._open(epoch)
+        self._scans[epoch] = scan
+        if len(self._scans) > _MOST_SCANS:
+            oldest = next(iter(self._scans))
+            self._counted[oldest] = max(self._scans[oldest].reached, self._counted.get(oldest, _NOWHERE))
+            self._scans.pop(oldest).close()
+        return scan
+
+    def _open(self, epoch: int) -> _Scan:
+        """For the lanes in this epoch, and for those that will come to it."""
+        order = permutation(len(self.corpus.files), FILES, self._seed, self.corpus.number, epoch)
+        firsts = {lane: place if at == epoch else Place(0, 0)
+                  for lane, (at, place) in self._cursors.items() if at <= epoch}
+        documents = _read(self.corpus, self._tokenizer, order, firsts, self.lane_count, self.malformed, self.stop,
+                          epoch, self._counted.get(epoch, _NOWHERE))
+        return _Scan(documents, firsts)
+
+
+class _Scan:
+    """One pass over one epoch of a source."""
+
+    def __init__(self, documents: Generator[tuple[int, Document], None, int | None], lanes: Iterable[int]):
+        self.queues: dict[int, deque[Document]] = {lane: deque() for lane in lanes}
+        self.passed_all: int | None = None
+        """documents of all lanes, when they have all been passed and the scan began at the first file"""
+        self.reached = _NOWHERE
+        self._documents: Generator[tuple[int, Document], None, int | None] | None = documents
+
+    def next(self, lane: int) -> Document | None:
+        queue = self.queues[lane]
+        while not queue and self._documents is not None:
+            self._advance()
+        if queue:
+            return queue.popleft()
+        del self.queues[lane]  # past this epoch: a lane never comes back
+        return None
+
+    def close(self) -> None:
+        if self._documents is not None:
+            self._documents.close()
+
+    def _advance(self) -> None:
+        try:
+            lane, document = next(self._documents)
+        except StopIteration as end:
+            self._documents, self.passed_all = None, end.value
+            return
+        self.reached = document.place
+        if lane in self.queues:
+            self.queues[lane].append(document)
+
+
+def read_once(corpus: Corpus, tokenizer: Tokenizer, lanes: Sequence[int], lane_count: int, malformed: MalformedLines
+              ) -> Iterator[tuple[int, Document]]:
+    """(lane, document) of these lanes in the files' own order, once: for validation."""
+    order, firsts = range(len(corpus.files)), {lane: Place(0, 0) for lane in lanes}
+    passed = yield from _read(corpus, tokenizer, order, firsts, lane_count, malformed, Event(), 0, _NOWHERE)
+    if not passed:
+        raise UserError(nothing_in(corpus))
+
+
+def nothing_in(corpus: Corpus) -> str:
+    return f"{corpus.name}: holds no document in {len(corpus.files)} file(s); give files with text"
+
+
+def _read(corpus: Corpus, tokenizer: Tokenizer, order: Sequence[int], firsts: dict[int, Place], lane_count: int,
+          malformed: MalformedLines, stop: Event, epoch: int,
+          counted: Place) -> Generator[tuple[int, Document], None, int | None]:
+    """(lane, document) in the order of the files, for the lanes in `firsts`, each from its first place on.
+
+    Documents up to `counted` are in `malformed` already. Returns the number of documents of all lanes, or None when
+    it began behind the first file.
+    """
+    first_file = min(place.file for place in firsts.values())
+    passed = 0
+    for position in range(first_file, len(order)):
+        file = order[position]
+        for number, raw in corpus.documents(file):
+            passed += 1
+            if passed % _LOOK_AT_STOP_EVERY == 0 and stop.is_set():
+                raise Stopped
+            lane, place = lane_of(corpus.number, file, number, lane_count), Place(position, number)
+            if lane not in firsts or place < firsts[lane]:
+                continue
+            if place > counted:
+                malformed.see(epoch)
+            try:
+                text = corpus.text_of(raw)
+            except Malformed as error:
+                if place > counted:
+                    malformed.skip(epoch, file, number, str(error))
+                yield lane, Document(place, _NOTHING, 0, malformed=True)
+                continue
+            yield lane, Document(place, _targets(tokenizer, text.text, text.ends), text.words())
+    malformed.end_of_epoch(epoch)
+    return passed if first_file == 0 else None
+
+
+def _targets(tokenizer: Tokenizer, text: str, ends: bool) -> np.ndarray:
+    tokens = tokenizer.encode(text)
+    return np.append(tokens, np.int32(tokenizer.eot)) if ends and len(tokens) else tokens
+
+
+_NOTHING = np.empty(0, dtype=np.int32)
+_NOWHERE = Place(-1, -1)
