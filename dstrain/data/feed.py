@@ -1,0 +1,120 @@
+"""A rank's training steps: endless, prepared ahead in a thread, each with the place to continue from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from threading import Event
+from typing import Any
+
+from dstrain.config.schema import Recipe
+from dstrain.config.shape import Shape, shape_of
+from dstrain.data.batching import lanes_of_rank, micro_batches_of, rows_of_rank
+from dstrain.data.collate import UNSCORED, Batch, Row, filler_batch, hash_of_rows
+from dstrain.data.hashing import wrap_int64
+from dstrain.data.lanes import Lane, Stream
+from dstrain.data.malformed import MalformedLines, Warn
+from dstrain.data.place import check_place, merge_places, place_after
+from dstrain.data.prefetch import Prefetched
+from dstrain.data.scan import Reader
+from dstrain.data.sources import Corpus
+from dstrain.data.tokenizer import Tokenizer
+from dstrain.data.validation import valid_batches
+
+__all__ = ["Step", "TrainFeed", "filler_batch", "merge_places", "valid_batches"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one rank trains on in one optimizer step."""
+
+    number: int
+    """of the optimizer step, from 1"""
+    micro_batches: list[Batch]
+    """equal in number and shapes on all ranks"""
+    place: dict[str, Any]
+    """plain JSON: where this rank's lanes stand after this step"""
+    rows_hash: int
+    """this rank's part of the ledger's hash: the ranks' sum, wrapped to int64, is the step's"""
+    stats: dict[str, Any]
+    """of this rank: `scored` targets, `positions` (filler and padding too), `words` and `documents` that started,
+    `cut` documents that go on in a later row, `bad_lines` since this process began, `epochs`: whole ones, per source"""
+    wait_s: float = 0.0
+    """how long next() waited for it"""
+
+
+class TrainFeed:
+    """One rank's steps, for ever, prepared in a thread and `data.prefetch_steps` ahead.
+
+    `place` continues behind that step: one rank's own or `merge_places` of all, whatever their number was.
+    """
+
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, rank: int, world: int, place: dict | None = None,
+                 micro_rows: int | None = None, warn: Warn | None = None):
+        if micro_rows is not None:
+            recipe = replace(recipe, batch=replace(recipe.batch, micro_rows=micro_rows))
+        shape = shape_of(recipe, world)
+        corpora = [Corpus(source, number, "train") for number, source in enumerate(recipe.data.train)]
+        if place is not None:
+            check_place(place, recipe, corpora, lanes_of_rank(recipe.data.lanes, rank, world))
+
+        def produce(stop: Event) -> Iterator[Step]:
+            return _steps(recipe, tokenizer, corpora, rank, shape, place, warn, stop)
+
+        self._steps = Prefetched(produce, recipe.data.prefetch_steps, name=f"train feed of rank {rank}")
+
+    def __iter__(self) -> TrainFeed:
+        return self
+
+    def __next__(self) -> Step:
+        asked = time.perf_counter()
+        step = next(self._steps)
+        return replace(step, wait_s=time.perf_counter() - asked)
+
+    def close(self) -> None:
+        """Ends the thread. Steps that were prepared and not taken are in nobody's place."""
+        self._steps.close()
+
+
+def _steps(recipe: Recipe, tokenizer: Tokenizer, corpora: list[Corpus], rank: int, shape: Shape, place: dict | None,
+           warn: Warn | None, stop: Event) -> Iterator[Step]:
+    lane_count, length = recipe.data.lanes, recipe.batch.length
+    own_lanes = lanes_of_rank(lane_count, rank, shape.world)
+    readers = []
+    for corpus in corpora:
+        malformed = MalformedLines(corpus, recipe.data.bad_share, len(own_lanes) / lane_count, warn)
+        readers.append(Reader(corpus, tokenizer, recipe.run.seed, lane_count, malformed, stop))
+    lanes = {number: _lane(recipe, number, readers, place) for number in own_lanes}
+    row_numbers = rows_of_rank(recipe, rank, shape.world)
+    number = 0 if place is None else place["step"]
+    try:
+        while True:
+            number += 1
+            rows = [lanes[row % lane_count].next_row(row, length) for row in row_numbers]
+            batches = micro_batches_of(rows, shape, length, tokenizer.eot)
+            after = place_after(number, lane_count, corpora, lanes)
+            yield Step(number, batches, after, wrap_int64(sum(map(hash_of_rows, batches))),
+                       _stats(rows, batches, readers, after))
+    finally:
+        for reader in readers:
+            reader.close()
+
+
+def _lane(recipe: Recipe, number: int, readers: list[Reader], place: dict | None) -> Lane:
+    states = [{} for _ in readers] if place is None else place["lanes"][str(number)]
+    streams = [Stream(number, reader, recipe.run.seed, recipe.data.block_tokens, **state)
+               for reader, state in zip(readers, states)]
+    return Lane(streams, [source.weight for source in recipe.data.train])
+
+
+def _stats(rows: list[Row], batches: list[Batch], readers: list[Reader], after: dict) -> dict[str, Any]:
+    return {
+        "scored": sum(int((batch.labels_BT != UNSCORED).sum()) for batch in batches),
+        "positions": sum(batch.labels_BT.numel() for batch in batches),
+        "words": sum(batch.words for batch in batches),
+        "documents": sum(part.before is None for row in rows for part in row.parts),
+        "cut": sum(part.before is None and part.goes_on for row in rows for part in row.parts),
+        "bad_lines": sum(reader.malformed.bad for reader in readers),
+        "epochs": [min(lane[source]["epoch"] for lane in after["lanes"].values()) for source in range(len(readers))],
+    }

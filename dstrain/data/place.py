@@ -1,0 +1,54 @@
+"""Where training stands in the data: plain JSON, exact after the last step that was trained on.
+
+{"step": 7, "lane_count": 4, "files": [1], "lanes": {"0": [{"epoch": 0, ...one object per source}], "1": ...}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dstrain.config.errors import UserError
+from dstrain.config.schema import Recipe
+from dstrain.data.lanes import Lane, Stream
+from dstrain.data.sources import Corpus
+
+
+def place_after(step: int, lane_count: int, corpora: Sequence[Corpus], lanes: Mapping[int, Lane]) -> dict[str, Any]:
+    """One rank's part: the state of its lanes after a step."""
+    return {"step": step, "lane_count": lane_count, "files": [len(corpus.files) for corpus in corpora],
+            "lanes": {str(number): lane.states() for number, lane in lanes.items()}}
+
+
+def merge_places(places: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """All ranks' parts as one, which any number of ranks can continue from."""
+    first = places[0]
+    for place in places:
+        for name in ("step", "lane_count", "files"):
+            if place[name] != first[name]:
+                raise ValueError(f"the ranks' places differ in {name}: {first[name]} and {place[name]}")
+    lanes = {name: states for place in places for name, states in place["lanes"].items()}
+    if len(lanes) != sum(len(place["lanes"]) for place in places):
+        raise ValueError("two ranks' places hold the same lane")
+    return first | {"lanes": {name: lanes[name] for name in sorted(lanes, key=int)}}
+
+
+def check_place(place: dict[str, Any], recipe: Recipe, corpora: Sequence[Corpus], own_lanes: Sequence[int]) -> None:
+    """Refuses to continue where the recipe or the files now mean another order of the data."""
+    remedy = "Restore it, or start the run anew with --fresh"
+    if place["lane_count"] != recipe.data.lanes:
+        raise UserError(f"data.lanes is {recipe.data.lanes}, but the checkpoint was written with "
+                        f"{place['lane_count']}, which is another order of the data. {remedy}")
+    if len(place["files"]) != len(corpora):
+        raise UserError(f"data.train has {len(corpora)} source(s), but the checkpoint was written with "
+                        f"{len(place['files'])}. {remedy}")
+    for corpus, files in zip(corpora, place["files"]):
+        if len(corpus.files) != files:
+            raise UserError(f"{corpus.name}: {len(corpus.files)} file(s), but the checkpoint was written with {files}, "
+                            f"which is another order of the data. {remedy}")
+    for lane in own_lanes:
+        if str(lane) not in place["lanes"]:
+            raise ValueError(f"the place holds no lane {lane}: merge the places of all ranks first")
+        for state in place["lanes"][str(lane)]:
+            if set(state) != set(Stream.STATE):
+                raise ValueError(f"lane {lane} of the place has {sorted(state)}, not {sorted(Stream.STATE)}")

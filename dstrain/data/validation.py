@@ -1,0 +1,68 @@
+"""Validation: one pass over the sources, every target scored once, in rows that do not depend on the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from dstrain.config.schema import Recipe
+from dstrain.data.batching import lanes_of_rank
+from dstrain.data.collate import Batch, Part, Row, collate, part_of
+from dstrain.data.malformed import MalformedLines, Warn
+from dstrain.data.scan import read_once
+from dstrain.data.sources import Corpus
+from dstrain.data.tokenizer import Tokenizer
+
+
+def valid_batches(recipe: Recipe, tokenizer: Tokenizer, rank: int, world: int, micro_rows: int,
+                  warn: Warn | None = None) -> Iterator[Batch]:
+    """One pass over the rank's share: all ranks together score every target once, in the same rows for any `world`.
+
+    Ends earlier on some ranks: `filler_batch` stands in there.
+    """
+    lane_count, length, eot = recipe.data.lanes, recipe.batch.length, tokenizer.eot
+    full: list[Row] = []
+    for row in _valid_rows(recipe, tokenizer, lanes_of_rank(lane_count, rank, world), warn):
+        full.append(row)
+        if len(full) == micro_rows:
+            yield collate(full, micro_rows, length, eot)
+            full = []
+    if full:
+        yield collate(full, micro_rows, length, eot)
+
+
+def _valid_rows(recipe: Recipe, tokenizer: Tokenizer, lanes: range, warn: Warn | None) -> Iterator[Row]:
+    """Rows as they fill up, lane by lane; at the end the rows that are only partly full."""
+    packers = {lane: _Packer(lane, recipe.data.lanes, recipe.batch.length) for lane in lanes}
+    for number, source in enumerate(recipe.data.valid if packers else ()):
+        corpus = Corpus(source, number, "valid")
+        malformed = MalformedLines(corpus, recipe.data.bad_share, len(lanes) / recipe.data.lanes, warn)
+        for lane, document in read_once(corpus, tokenizer, lanes, recipe.data.lanes, malformed):
+            yield from packers[lane].add(document.targets, document.words)
+    for packer in packers.values():
+        yield from packer.rest()
+
+
+class _Packer:
+    """Packs one lane's documents into its rows: lane, lane + L, lane + 2 L, ..."""
+
+    def __init__(self, lane: int, lane_count: int, length: int):
+        self._number, self._lane_count, self._length = lane, lane_count, length
+        self._parts: list[Part] = []
+        self._room = length
+
+    def add(self, targets: np.ndarray, words: int) -> Iterator[Row]:
+        start = 0
+        while start < len(targets):
+            part = part_of(targets, start, self._room, words)
+            self._parts.append(part)
+            start += len(part.targets)
+            self._room -= len(part.targets)
+            if not self._room:
+                yield from self.rest()
+
+    def rest(self) -> Iterator[Row]:
+        if self._parts:
+            yield Row(self._number, self._parts)
+            self._number, self._parts, self._room = self._number + self._lane_count, [], self._length
