@@ -9,23 +9,37 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dstrain import __version__
-from dstrain.config.errors import UserError
+from dstrain.config.errors import SaidElsewhere, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+    arguments = _parsed(argv)
     try:
         return arguments.act(arguments) or 0
+    except SaidElsewhere:
+        return 2
     except UserError as mistake:
-        if int(os.environ.get("RANK", 0)) == 0 or not getattr(mistake, "said_by_all", False):
-            print(f"dstrain: {mistake}", file=sys.stderr)
+        print(f"dstrain: {mistake}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ndstrain: stopped by Ctrl-C; the same command goes on from the last checkpoint", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print("\ndstrain: stopped by Ctrl-C; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output left (as with `| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """argparse wants all positional arguments in one place; users mix options and overrides."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    overrides = [argument for argument in rest if not argument.startswith("-") and hasattr(arguments, "overrides")]
+    if len(overrides) < len(rest):
+        parser.error(f"unknown: {' '.join(argument for argument in rest if argument not in overrides)} (see --help)")
+    if overrides:
+        arguments.overrides = [*arguments.overrides, *overrides]
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,17 +6,20 @@ import os
 import sys
 
 from dstrain.config.engine_json import engine_json
-from dstrain.config.errors import UserError
+from dstrain.config.errors import SaidElsewhere, UserError
 from dstrain.config.load import load_recipe
 from dstrain.config.schema import Recipe
 from dstrain.train.run_folder import RunFolder
 
 
 def train_command(name: str, overrides: list[str], ds_config: str | None, fresh: bool, yes: bool) -> None:
-    recipe = load_recipe(name, overrides, ds_config)
-    folder = RunFolder.of(recipe)
-    if fresh:
-        _may_start_over(folder, yes)
+    try:
+        recipe = load_recipe(name, overrides, ds_config)
+        folder = RunFolder.of(recipe)
+        if fresh:
+            _may_start_over(folder, yes)
+    except UserError as mistake:  # every rank makes it; the first of each machine says it
+        raise mistake if os.environ.get("LOCAL_RANK", "0") == "0" else SaidElsewhere(str(mistake)) from None
 
     from dstrain.data.tokenizer import load_tokenizer  # after the recipe is known to be good: torch takes its time
     from dstrain.families import family_of
@@ -25,7 +28,8 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
 
     ranks = start_ranks()
     try:
-        config = engine_json(recipe, ranks.world, ranks.device.type, ds_config)
+        with ranks.together("reading the DeepSpeed settings"):
+            config = engine_json(recipe, ranks.world, ranks.device.type, ds_config)
         if ds_config is not None and ranks.first:
             print(f"--deepspeed_config {ds_config} is used in place of the recipe's engine.config")
         if fresh and ranks.first:

@@ -3,3 +3,7 @@
 
 class UserError(Exception):
     """Says the value, the place, the reason and the remedy."""
+
+
+class SaidElsewhere(UserError):
+    """A mistake that another rank prints: this one ends with the same exit code, silently."""

@@ -29,7 +29,16 @@ def reference_step(recipe: Recipe, ragged: bool = True) -> tuple[float, dict[str
     batch = cut(batch, 1) if ragged else batch
     hidden, = model(**batch.inputs(), keys_B=row_keys(recipe.run.seed, 1, batch.rows_B))
     logits = hidden @ model.output_weight.T
-    scored = batch.labels_BT != -100
-    loss = F.cross_entropy(logits[scored], batch.labels_BT[scored], reduction="sum") / int(scored.sum())
+    labels_BT = next_tokens(batch)
+    scored = labels_BT != -100
+    loss = F.cross_entropy(logits[scored], labels_BT[scored], reduction="sum") / int(scored.sum())
     loss.backward()
-    return float(loss.detach()), {name: parameter.grad for name, parameter in model.named_parameters()}
+    return float(loss.detach()), {name: parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+                                  for name, parameter in model.named_parameters()}
+
+
+def next_tokens(batch) -> torch.Tensor:
+    """The labels once more, from the ids: only where a part of a document ends is its label taken as it stands."""
+    goes_on = torch.zeros_like(batch.ids_BT, dtype=torch.bool)
+    goes_on[:, :-1] = (batch.segments_BT[:, :-1] == batch.segments_BT[:, 1:]) & (batch.segments_BT[:, 1:] >= 0)
+    return torch.where(goes_on, batch.ids_BT.roll(-1, dims=1), batch.labels_BT)

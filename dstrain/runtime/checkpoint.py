@@ -13,13 +13,14 @@ ZeRO stage and any number of ranks.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import torch
 
@@ -61,8 +62,10 @@ def save(folder: Path, engine: Engine, state: dict, write_side_files: Callable[[
         _sync_folder(folder)
         point(folder, "latest", final.name)
 
-    for act, on_first_only in ((begin, True), (write_own, False), (publish, True)):
-        _on_all(ranks, act, on_first_only, f"saving {final}")
+    for act, by_all in ((begin, False), (write_own, True), (publish, False)):
+        with ranks.together(f"saving {final}"), _with_remedy():
+            if by_all or ranks.first:
+                act()
     return final
 
 
@@ -164,21 +167,13 @@ def prune(folder: Path, keep: int) -> None:
             shutil.rmtree(old)
 
 
-def _on_all(ranks: Ranks, act: Callable[[], None], on_first_only: bool, what: str) -> None:
-    error = None
+@contextlib.contextmanager
+def _with_remedy() -> Iterator[None]:
     try:
-        if ranks.first or not on_first_only:
-            act()
-    except Exception as caught:  # told to all ranks below, and raised there
-        error = _with_remedy(caught)
-    ranks.agree(error, what)
-
-
-def _with_remedy(error: Exception) -> Exception:
-    if isinstance(error, OSError) and error.errno is not None:
-        return UserError(f"cannot write {error.filename or 'the checkpoint'}: {error.strerror}; make room or choose another run.dir, "
-                         "then run the same command again: it goes on from the last committed checkpoint")
-    return error
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or 'the checkpoint'}: {error.strerror}; make room or choose another run.dir, "
+                        "then run the same command again: it goes on from the last committed checkpoint") from error
 
 
 def _moment_file(key: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Iterator
 
 import torch
 
@@ -16,7 +17,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 import deepspeed  # noqa: E402  (after the accelerator is chosen)
 import torch.distributed as torch_dist  # noqa: E402
 
-from dstrain.config.errors import UserError  # noqa: E402
+from dstrain.config.errors import SaidElsewhere, UserError  # noqa: E402
 from dstrain.runtime.quiet import quieten_deepspeed  # noqa: E402
 
 # Compiled at every first start on a CPU (20 to 56 s) and leaking in /dev/shm, for one call that gloo does as well.
@@ -61,17 +62,29 @@ class Ranks:
         torch_dist.broadcast_object_list(box, src=0, group=self.side_group)
         return box[0]
 
-    def agree(self, error: BaseException | None, what: str) -> None:
-        """All ranks say whether `what` went well; if it failed anywhere, it fails everywhere, with the first reason."""
-        said = self.gather(None if error is None else (type(error) is UserError, f"{type(error).__name__}: {error}"))
-        failed = [(rank, reason) for rank, reason in enumerate(said) if reason is not None]
+    @contextlib.contextmanager
+    def together(self, what: str) -> Iterator[None]:
+        """What happens inside must go well on all ranks, or fails on all. No collectives inside."""
+        error = None
+        try:
+            yield
+        except Exception as caught:  # raised again by agree, on every rank
+            error = caught
+        self.agree(error, what)
+
+    def agree(self, error: Exception | None, what: str) -> None:
+        """All ranks say whether `what` went well; if it failed anywhere, it fails everywhere.
+
+        The first rank that failed raises its own error; a user's mistake is then said once, not once a rank.
+        """
+        reasons = self.gather(None if error is None else (isinstance(error, UserError), f"{type(error).__name__}: {error}"))
+        failed = [rank for rank, reason in enumerate(reasons) if reason is not None]
         if not failed:
             return
-        if error is not None:
+        if error is not None and self.rank == failed[0]:
             raise error
-        rank, (user_error, reason) = failed[0]
-        message = f"{what} failed on rank {rank}: {reason}"
-        raise UserError(message.replace("UserError: ", "")) if user_error else RuntimeError(message)
+        is_mistake, reason = reasons[failed[0]]
+        raise (SaidElsewhere if is_mistake else RuntimeError)(f"{what} failed on rank {failed[0]}: {reason}") from error
 
 
 def start_ranks(timeout_s: float | None = None) -> Ranks:

@@ -35,10 +35,12 @@ def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadToke
                      "more steps with run.steps=..., start over with --fresh")
         return state
 
-    tokenizer = load_tokenizer(recipe.tokenizer, folder=None if loaded is None else loaded.folder / "tokenizer")
-    feed = family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, state.place)
+    with ranks.together("opening tokenizer and data"):
+        tokenizer = load_tokenizer(recipe.tokenizer, folder=None if loaded is None else loaded.folder / "tokenizer")
+        feed = family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, state.place)
     try:
-        first = next(feed)  # data faults show before the engine is built
+        with ranks.together("reading the first step's rows"):
+            first = next(feed)  # faults of the data show before the engine is built
         engine = _build(recipe, family, config, tokenizer, loaded, ranks)
         _prepare_folder(folder, recipe, config, state.step, ranks)
         announce.say_run(progress.say, recipe, family, tokenizer, engine, first, folder, state, ranks)
@@ -128,16 +130,18 @@ class _Run:
 
 def _newest_checkpoint(folder: RunFolder, recipe: Recipe, ranks: Ranks, progress: Progress) -> checkpoint.Loaded | None:
     found = checkpoint.newest_good(folder.checkpoints, ranks, progress.say)
-    if found is None:
-        if checkpoint.committed(folder.checkpoints):
+    with ranks.together("going on from a checkpoint"):
+        if found is None and checkpoint.committed(folder.checkpoints):
             raise UserError(f"{folder.checkpoints}: no checkpoint there is whole, so nothing can be continued; "
                             "restore one, or start over with --fresh")
-        return None
-    changes = changes_since(load_saved_recipe(found / "recipe.yaml"), recipe, str(found))
+        if found is None:
+            return None
+        changes = changes_since(load_saved_recipe(found / "recipe.yaml"), recipe, str(found))
+        loaded = checkpoint.load(found)
     progress.say(f"goes on from {found}")
     for change in changes:
         progress.say(f"  changed since then: {change}")
-    return checkpoint.load(found)
+    return loaded
 
 
 def _build(recipe: Recipe, family: Family, config: dict, tokenizer: Any, loaded: checkpoint.Loaded | None,
@@ -154,16 +158,15 @@ def _build(recipe: Recipe, family: Family, config: dict, tokenizer: Any, loaded:
 
 def _prepare_folder(folder: RunFolder, recipe: Recipe, config: dict, start: int, ranks: Ranks) -> None:
     """Write what runs, resolved, before the first step; on going on, cut the side files to the checkpoint's step."""
-    error = None
-    try:
+    with ranks.together(f"preparing {folder.path}"):
         if ranks.first:
-            folder.make()
-            announce.freeze(folder, recipe, config, ranks)
-            folder.cut_to(start)
-    except (OSError, UserError) as caught:
-        error = caught if isinstance(caught, UserError) else UserError(
-            f"run folder {folder.path}: {caught.strerror}; make room or choose another place with run.dir=...")
-    ranks.agree(error, f"preparing {folder.path}")
+            try:
+                folder.make()
+                announce.freeze(folder, recipe, config, ranks)
+                folder.cut_to(start)
+            except OSError as error:
+                raise UserError(f"run folder {folder.path}: {error.strerror}; make room or choose another place with "
+                                "run.dir=...") from error
 
 
 def _gives_up(state: RunState) -> str:

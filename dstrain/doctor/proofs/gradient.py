@@ -17,6 +17,10 @@ BOUND = {"fp32": 1e-5, "bf16": 5e-2}
 
 def prove(case: Case) -> Finding:
     _, expected = reference_step(case.recipe)
+    unreached = [name for name, gradient in expected.items() if not gradient.any()]
+    if unreached:
+        return Finding(False, f"{len(unreached)} parameters get no gradient", "none",
+                       f"no part of the loss depends on {', '.join(unreached)}: use them in forward, or take them out")
     error = max(error_at(case, expected, world, micro_rows=2) for world in WORLDS)
     precision = "bf16" if case.config(case.recipe, 1).get("bf16", {}).get("enabled") else "fp32"
     return within(error, BOUND[precision], "of the gradient's norm", f"rounding of {precision}",

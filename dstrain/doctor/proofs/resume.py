@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def prove(case: Case) -> Finding:
 def differences_after_two_stops(case: Case, world: int, ds_config: str | None = None) -> tuple[list[str], int]:
     """The whole run against one that lost all after step 2, went on, lost all after step 4, and went on."""
     recipe = resumable(case.recipe)
-    straight, stopped = (case.folder / f"resume_{world}_{Path(ds_config or 'own').stem}_{name}" for name in ("straight", "stopped"))
+    folder = Path(tempfile.mkdtemp(dir=case.folder))
+    straight, stopped = folder / "straight", folder / "stopped"
     run_to_end(case, recipe, straight, world, ds_config)
     shutil.copytree(straight, stopped)
     for lost_after in (2, 4):

@@ -38,6 +38,8 @@ def asked_share(schedule: Schedule, step: int) -> float:
     rise = min(1.0, step / schedule.warmup_steps if schedule.warmup_steps else 1.0)
     if rise < 1.0:
         return rise if schedule.warmup == "linear" else math.log(1 + step) / math.log(1 + schedule.warmup_steps)
+    if schedule.name == "WarmupLR" or step == schedule.warmup_steps:
+        return 1.0
     progress = (step - schedule.warmup_steps) / (STEPS - schedule.warmup_steps)
-    shape = {"WarmupLR": 1.0, "WarmupDecayLR": 1.0 - progress, "WarmupCosineLR": math.cos(math.pi * progress) / 2 + 0.5}
-    return shape[schedule.name] if schedule.name == "WarmupLR" else schedule.floor + (1 - schedule.floor) * shape[schedule.name]
+    above_floor = 1.0 - progress if schedule.name == "WarmupDecayLR" else math.cos(math.pi * progress) / 2 + 0.5
+    return schedule.floor + (1 - schedule.floor) * above_floor

@@ -1,0 +1,62 @@
+"""What tests of this folder let ranks do; functions here are looked up by name in the ranks' own processes."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+
+from dstrain.config.engine_json import engine_json
+from dstrain.config.schema import Recipe
+from dstrain.data.tokenizer import load_tokenizer
+from dstrain.doctor.short_run import cut
+from dstrain.families import family_of
+from dstrain.nn.chance import row_keys
+from dstrain.objectives.loss_law import loss_law
+from dstrain.runtime.dist import Ranks
+from dstrain.runtime.engine import Engine
+
+
+def short_run_with_counts(ranks: Ranks, recipe: Recipe) -> list[int]:
+    """Scored targets of each micro-batch of the first step, cut as short_run cuts them."""
+    family = family_of(recipe)
+    with closing(family.train_feed(recipe, load_tokenizer(recipe.tokenizer), ranks.rank, ranks.world, None)) as feed:
+        return [int((cut(batch, 1).labels_BT != -100).sum()) for batch in next(feed).micro_batches]
+
+
+def build(ranks: Ranks, recipe: Recipe, ds_config: str) -> Engine:
+    """An engine at its initial weights."""
+    family, tokenizer = family_of(recipe), load_tokenizer(recipe.tokenizer)
+    return Engine(lambda: family.build_trainee(recipe, tokenizer),
+                  lambda trainee: lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed),
+                  recipe, engine_json(recipe, ranks.world, "cpu", ds_config), ranks)
+
+
+def live_elements_at_stage_3(ranks: Ranks, recipe: Recipe, ds_config: str) -> tuple[int, int, int]:
+    """(elements of the model, most that this rank held at once after building, most during a step)."""
+    engine = build(ranks, recipe, ds_config)
+    parameters = list(engine.trainee.parameters())
+    total = sum(parameter.ds_numel for parameter in parameters)
+    peak = built = _live(parameters)
+
+    def look(*_) -> None:
+        nonlocal peak
+        peak = max(peak, _live(parameters))
+
+    for module in engine.trainee.modules():
+        module.register_forward_pre_hook(look)
+        module.register_forward_hook(look)
+        module.register_full_backward_pre_hook(look)
+        module.register_full_backward_hook(look)
+    family = family_of(recipe)
+    with closing(family.train_feed(recipe, load_tokenizer(recipe.tokenizer), ranks.rank, ranks.world, None)) as feed:
+        batch = next(feed).micro_batches[0]
+    sums = engine(inputs=batch.inputs(), labels_BT=batch.labels_BT, keys_B=row_keys(1, 1, batch.rows_B))
+    engine.backward(loss_law(sums.nll, family.build_objective(recipe).counts(batch), (1.0,)), last=True)
+    engine.update()
+    engine.close()
+    return total, built, peak
+
+
+def _live(parameters) -> int:
+    """Elements of whole parameters that stand in this rank's memory, its own partitions aside."""
+    return sum(parameter.data.numel() for parameter in parameters)

@@ -1,0 +1,152 @@
+"""What a user types and gets: exit codes, one-line errors, going on, starting over, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = """# a run of seconds
+family: lm
+model: {width: 32, heads: 2, layers: 2, ff: 64, dropout: 0.1}
+tokenizer: bytes
+data: {train: [{path: corpus.txt, documents: lines}], valid: [{path: valid.txt, documents: lines}], lanes: 4}
+batch: {rows: 8, micro_rows: 4, length: 32}
+schedule: {warmup_steps: 2}
+run: {name: small, steps: 6}
+valid: {every: 3}
+checkpoint: {every: 2, keep: 2}
+log: {every: 2, samples: 1}
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    (tmp_path / "corpus.txt").write_text("".join(f"line {n} says that {n} plus one is {n + 1}\n" for n in range(400)))
+    (tmp_path / "valid.txt").write_text("one plus one is two\nand that is all\n")
+    return tmp_path
+
+
+def dstrain(place: Path, *arguments: str, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    return subprocess.run([sys.executable, "-m", "dstrain", *arguments], cwd=place, env=environment, capture_output=True,
+                          text=True, timeout=300, stdin=subprocess.DEVNULL, **options)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_leaves_what_the_design_promises(place):
+    done = dstrain(place, "train", "small.yaml")
+    assert done.returncode == 0, done.stderr
+    run = place / "runs/small"
+    records = [line for line in lines(run / "metrics.jsonl") if "split" not in line]
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert set(records[0]) == {"step", "loss", "terms", "lr", "grad_norm", "tokens", "tokens_per_s", "data_wait", "skipped"}
+    assert records[-1]["tokens"] == 6 * 8 * 32
+    scores = [line for line in lines(run / "metrics.jsonl") if line.get("split") == "valid"]
+    assert [line["step"] for line in scores] == [3, 6]
+    # 35 bytes of text in two lines, and two ends; a line's own end is no part of its document
+    assert scores[0]["targets"] == len("one plus one is two") + len("and that is all") + 2
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best", "latest", "step_00000004", "step_00000006"]
+    assert (run / "checkpoints/latest").read_text() == "step_00000006\n"
+    assert all((run / name).is_file() for name in ("recipe.yaml", "ds_config.json", "environment.json", "ledger.jsonl"))
+    assert list((run / "tensorboard").glob("events.*"))
+    for word in ("parameters", "epochs", "padding", "train_batch_size 8", "micro-batch"):
+        assert word in done.stdout
+
+    again = dstrain(place, "train", "small.yaml")
+    assert again.returncode == 0 and "finished already" in again.stdout
+
+    scored = dstrain(place, "eval", "runs/small")
+    assert scored.returncode == 0 and "bits_per_byte" in scored.stdout
+    assert f"{scores[-1]['loss']:.4g}" in scored.stdout
+
+    written = dstrain(place, "generate", "runs/small", "--prompt", "line 7", "--max-new-tokens", "5")
+    assert written.returncode == 0 and written.stdout.startswith("line 7")
+
+    replayed = dstrain(place, "replay", "runs/small", "--step", "5")
+    assert replayed.returncode == 0 and "as in the ledger" in replayed.stdout and "line " in replayed.stdout
+    (place / "corpus.txt").write_text((place / "corpus.txt").read_text().replace("plus", "less"))
+    changed = dstrain(place, "replay", "runs/small", "--step", "5")
+    assert changed.returncode == 1 and "has changed since" in changed.stdout
+
+
+def test_more_steps_go_on_and_another_model_is_refused(place):
+    assert dstrain(place, "train", "small.yaml", "schedule.name=WarmupLR").returncode == 0
+    more = dstrain(place, "train", "small.yaml", "schedule.name=WarmupLR", "run.steps=8", "optim.lr=1e-4")
+    assert more.returncode == 0 and "goes on from" in more.stdout
+    assert "optim.lr: 0.0006 -> 0.0001" in more.stdout and "run.steps: 6 -> 8" in more.stdout
+    records = [line for line in lines(place / "runs/small/metrics.jsonl") if "split" not in line]
+    assert [record["step"] for record in records] == list(range(1, 9)) and records[-1]["lr"] == 1e-4
+    wider = dstrain(place, "train", "small.yaml", "model.width=64", "run.steps=9")
+    assert wider.returncode == 2 and wider.stderr.count("\n") == 1
+    assert "model.width is 64" in wider.stderr and "--fresh" in wider.stderr
+
+
+def test_starting_over_asks_first(place):
+    assert dstrain(place, "train", "small.yaml", "run.steps=2").returncode == 0
+    refused = dstrain(place, "train", "small.yaml", "--fresh", "run.steps=2", "run.seed=5")
+    assert refused.returncode == 2 and "--yes" in refused.stderr
+    assert (place / "runs/small/checkpoints/step_00000002").is_dir()
+    over = dstrain(place, "train", "small.yaml", "--fresh", "--yes", "run.steps=2", "run.seed=5")
+    assert over.returncode == 0 and "seed: 5" in (place / "runs/small/recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize("arguments, parts", [
+    (["train", "smal.yaml"], ["smal.yaml"]),
+    (["train", "small.yaml", "batch.row=3"], ["row", "rows"]),
+    (["train", "small.yaml", "data.train=[{path: nothing.txt}]"], ["nothing.txt"]),
+    (["train", "small.yaml", "engine.config=zero0_bf16x"], ["zero0_bf16x"]),
+    (["train", "small.yaml", "batch.rows=7"], ["lanes"]),
+    (["eval", "runs/nowhere"], ["runs/nowhere", "not a run folder"]),
+    (["generate", "runs/nowhere"], ["runs/nowhere"]),
+    (["replay", "runs/nowhere", "--step", "1"], ["runs/nowhere"]),
+    (["doctor", "small.yaml", "--only", "mask"], ["mask", "masks"]),
+])
+def test_a_mistake_is_one_line_and_exit_code_two(place, arguments, parts):
+    done = dstrain(place, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert all(part in done.stderr for part in parts), done.stderr
+
+
+def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(place):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "dstrain", "train", "small.yaml", "run.steps=100000", "schedule.name=WarmupLR"]
+    process = subprocess.Popen(command, cwd=place, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for line in process.stdout:
+        if "saved" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and time.monotonic() - began < 30
+    assert "Ctrl-C" in errors and "Traceback" not in errors
+    done = dstrain(place, "train", "small.yaml", "run.steps=30", "schedule.name=WarmupLR")
+    assert done.returncode == 0, done.stderr
+    assert "goes on from" in done.stdout or "finished already" in done.stdout
+
+
+def test_a_nan_in_every_step_ends_the_run_with_a_reason(place):
+    done = dstrain(place, "train", "small.yaml", "optim.lr=1e30", "optim.clip=0", "run.max_skipped=3", "run.steps=40", "schedule.warmup_steps=0")
+    assert done.returncode == 2 and "the last 3 steps were all skipped" in done.stderr
+    records = [line for line in lines(place / "runs/small/metrics.jsonl") if "split" not in line]
+    assert [record["skipped"] for record in records[-3:]] == [True] * 3
+
+
+def test_the_doctor_proves_this_recipe_and_writes_a_certificate(place):
+    done = dstrain(place, "doctor", "small.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    certificate = json.loads((place / "runs/small/doctor.json").read_text())
+    assert [proof["passed"] for proof in certificate["proofs"]] == [True] * 6
+    assert "6 of 6 proven" in done.stdout
