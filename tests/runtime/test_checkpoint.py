@@ -1,0 +1,59 @@
+"""What is committed, what counts as damaged, and which checkpoints stay."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from dstrain.runtime import checkpoint
+from dstrain.runtime.dist import lone_rank
+
+
+def made(folder, step):
+    """A checkpoint folder as far as manifest and names go."""
+    path = folder / f"step_{step:08d}"
+    path.mkdir(parents=True)
+    files = {"model.safetensors": b"weights", "state.json": b"{}"}
+    for name, data in files.items():
+        (path / name).write_bytes(data)
+    listed = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    (path / "manifest.json").write_text(json.dumps({"format": 1, "files": listed}))
+    return path
+
+
+@pytest.mark.parametrize("harm, said", [
+    (lambda path: (path / "model.safetensors").write_bytes(b"weightz"), "other contents"),
+    (lambda path: (path / "model.safetensors").write_bytes(b"weight"), "6 bytes instead of 7"),
+    (lambda path: (path / "state.json").unlink(), "state.json is missing"),
+    (lambda path: (path / "manifest.json").unlink(), "manifest.json cannot be read"),
+    (lambda path: (path / "manifest.json").write_text('{"files": {'), "manifest.json cannot be read"),
+    (lambda path: (path / "manifest.json").write_text('{"files": []}'), "manifest.json cannot be read"),
+    (lambda path: (path / "manifest.json").write_text('{"files": {}}'), "does not list"),
+])
+def test_damage_is_found_and_the_newest_good_one_is_taken(tmp_path, harm, said):
+    old, new = made(tmp_path, 2), made(tmp_path, 10)
+    assert checkpoint.verify(new) is None
+    harm(new)
+    assert said in checkpoint.verify(new)
+    lines = []
+    assert checkpoint.newest_good(tmp_path, lone_rank(), lines.append) == old
+    assert len(lines) == 1 and str(new) in lines[0] and said in lines[0]
+
+
+def test_what_was_never_published_is_not_a_checkpoint(tmp_path):
+    (tmp_path / ".making_step_00000007").mkdir()
+    assert checkpoint.committed(tmp_path) == []
+    assert checkpoint.newest_good(tmp_path, lone_rank(), print) is None
+    assert checkpoint.newest_good(tmp_path / "nowhere", lone_rank(), print) is None
+
+
+def test_pruning_keeps_the_newest_and_the_best(tmp_path):
+    for step in (2, 4, 6, 8, 10):
+        made(tmp_path, step)
+    checkpoint.point(tmp_path, "best", "step_00000004")
+    checkpoint.prune(tmp_path, keep=2)
+    assert [path.name for path in checkpoint.committed(tmp_path)] == ["step_00000004", "step_00000008", "step_00000010"]
+    assert checkpoint.pointed(tmp_path, "best").name == "step_00000004"
+    assert checkpoint.pointed(tmp_path, "latest") is None
