@@ -1,0 +1,66 @@
+"""The key-value cache of generation: allocated once, filled row by row, each row at its own length.
+
+Shapes: L layers, B rows, S slots, T new positions, H heads, D channels of a head.
+
+Rows are filled from the left. New tokens come right-padded; a padding position writes into one slot beyond the
+capacity that nobody reads, so that a row may also have nothing new at all (it has ended, its neighbours go on).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class LayerMemory(NamedTuple):
+    """One layer's part of the cache, and where this call's keys and values go."""
+
+    k_BSHD: Tensor
+    v_BSHD: Tensor
+    rows_B1: Tensor
+    slots_BT: Tensor
+    seen: int
+
+    def append(self, k_BTHD: Tensor, v_BTHD: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores the new keys and values; returns all that may be attended."""
+        self.k_BSHD[self.rows_B1, self.slots_BT] = k_BTHD
+        self.v_BSHD[self.rows_B1, self.slots_BT] = v_BTHD
+        return self.k_BSHD[:, :self.seen], self.v_BSHD[:, :self.seen]
+
+
+class Extension(NamedTuple):
+    """What one call adds: positions within the row, and which slots each new position may attend."""
+
+    positions_BT: Tensor
+    can_attend_B1TS: Tensor
+    memories: list[LayerMemory]
+
+
+class KvCache:
+    def __init__(self, rows: int, capacity: int, layers: int, heads: int, head_width: int, dtype: torch.dtype,
+                 device: torch.device) -> None:
+        self.capacity = capacity
+        self.k_LBSHD = torch.zeros(layers, rows, capacity + 1, heads, head_width, dtype=dtype, device=device)
+        self.v_LBSHD = torch.zeros_like(self.k_LBSHD)
+        self.lengths_B = torch.zeros(rows, dtype=torch.long, device=device)
+
+    def extend(self, new_length: int, lengths_B: Tensor) -> Extension:
+        """Makes room for `new_length` positions, of which the first `lengths_B[b]` are row b's new tokens."""
+        offsets_T = torch.arange(new_length, device=lengths_B.device)
+        is_new_BT = offsets_T < lengths_B[:, None]
+        places_BT = self.lengths_B[:, None] + offsets_T
+        self.lengths_B = self.lengths_B + lengths_B
+        seen = int(self.lengths_B.max())
+        if seen > self.capacity:
+            raise ValueError(f"a row of {seen} tokens does not fit the cache's {self.capacity}: make a larger cache or"
+                             " stop the row earlier")
+        slots_BT = torch.where(is_new_BT, places_BT, self.capacity)
+        positions_BT = torch.where(is_new_BT, places_BT, 0)
+        # Padding looks at slot 0, which every row has filled: nobody reads the answer, but it is not NaN.
+        can_attend_BTS = torch.arange(seen, device=lengths_B.device) <= positions_BT[:, :, None]
+        rows_B1 = torch.arange(len(lengths_B), device=lengths_B.device)[:, None]
+        memories = [LayerMemory(k_BSHD, v_BSHD, rows_B1, slots_BT, seen)
+                    for k_BSHD, v_BSHD in zip(self.k_LBSHD, self.v_LBSHD, strict=True)]
+        return Extension(positions_BT, can_attend_BTS.unsqueeze(1), memories)

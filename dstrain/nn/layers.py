@@ -1,0 +1,71 @@
+"""The decoder block and its parts: norms, the two feed-forwards, dropout on what is added to the residual stream.
+
+Shapes: B rows, T positions, S positions that may be attended, C channels.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dstrain.nn.attention import SelfAttention
+from dstrain.nn.cache import LayerMemory
+from dstrain.nn.chance import KeyedDropout
+from dstrain.nn.positions import Turns
+
+
+class DecoderBlock(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, kind: str, width: int, heads: int, ff: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = norm(kind, width)
+        self.attention = SelfAttention(width, heads, bias=kind == "gelu")
+        self.attention_dropout = KeyedDropout(dropout)
+        self.ff_norm = norm(kind, width)
+        self.ff = feed_forward(kind, width, ff)
+        self.ff_dropout = KeyedDropout(dropout)
+
+    def forward(self, x_BTC: Tensor, can_attend_B1TS: Tensor, turns: Turns | None, keys_B: Tensor | None,
+                slots_T: Tensor | None, memory: LayerMemory | None = None) -> Tensor:
+        mixed_BTC = self.attention(self.attention_norm(x_BTC), can_attend_B1TS, turns, memory)
+        x_BTC = x_BTC + self.attention_dropout(mixed_BTC, keys_B, slots_T)
+        return x_BTC + self.ff_dropout(self.ff(self.ff_norm(x_BTC)), keys_B, slots_T)
+
+
+def norm(kind: str, width: int) -> nn.Module:
+    """LayerNorm with bias for `gelu`, as GPT-2; RMSNorm for `swiglu`, as Llama."""
+    if kind == "gelu":
+        return nn.LayerNorm(width, eps=1e-5)
+    if kind == "swiglu":
+        return nn.RMSNorm(width, eps=1e-5)
+    raise ValueError(f"block {kind!r} is unknown: use gelu or swiglu")
+
+
+def feed_forward(kind: str, width: int, ff: int) -> nn.Module:
+    return GeluFeedForward(width, ff) if kind == "gelu" else SwigluFeedForward(width, ff)
+
+
+class GeluFeedForward(nn.Module):
+    """GPT-2's: GELU in its tanh form, with biases."""
+
+    def __init__(self, width: int, ff: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, ff)
+        self.down = nn.Linear(ff, width)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x_BTC), approximate="tanh"))
+
+
+class SwigluFeedForward(nn.Module):
+    """Llama's: one projection of [2 ff, C] whose first half is gate_proj and whose second is up_proj."""
+
+    def __init__(self, width: int, ff: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * ff, bias=False)
+        self.down = nn.Linear(ff, width, bias=False)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        gate, up = self.gate_up(x_BTC).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
