@@ -27,7 +27,7 @@ class Source:
     embedded: str | None = bounded(None, choices=("python-stdlib",))
     """a corpus that needs no download: `python-stdlib` is the standard library's source on this machine"""
     part: str = bounded("all", choices=("all", "train", "valid"))
-    """of an embedded corpus: `valid` is every 20th file, `train` the others"""
+    """of an embedded corpus: `valid` is every 50th file, `train` the others"""
     weight: float = bounded(1.0, above=0.0)
     """share of the training tokens that this source gives, relative to the other sources' weights"""
     text_field: str = "text"

@@ -11,11 +11,11 @@ from dstrain.config.errors import UserError
 
 # Not the library itself: what others installed, and what only tests or carries data.
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"})
-_VALID_EVERY = 20
+_VALID_EVERY = 50
 
 
 def embedded_files(name: str, part: str) -> list[Path]:
-    """The corpus's files in their fixed order; of them `valid` is every 20th, `train` the others."""
+    """The corpus's files in their fixed order; of them `valid` is every 50th, `train` the others."""
     if name != "python-stdlib":
         raise UserError(f"embedded: {name!r} is no embedded corpus; there is python-stdlib")
     root = Path(sysconfig.get_path("stdlib"))

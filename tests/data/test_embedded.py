@@ -8,9 +8,9 @@ def files(part):
     return Corpus(Source(embedded="python-stdlib", part=part), 0, "train").files
 
 
-def test_valid_is_every_20th_file_and_train_the_others():
+def test_valid_is_every_50th_file_and_train_the_others():
     everything, train, valid = files("all"), files("train"), files("valid")
-    assert valid == everything[19::20]
+    assert valid == everything[49::50]
     assert sorted(train + valid) == sorted(everything) and not set(train) & set(valid)
     assert len(everything) > 200
 
