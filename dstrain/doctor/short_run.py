@@ -67,13 +67,19 @@ def short_run(ranks: Ranks, recipe: Recipe, ds_config: str | None, steps: int, r
 
 
 def cut(batch: Any, step: int) -> Any:
-    """Rows cut to their half, quarter, ... or one token, by row number alone: very different numbers of scored targets."""
-    lengths = torch.tensor([max(1, length >> mix(step, row) % 6) if row >= 0 else 0
-                            for row, length in zip(batch.rows_B.tolist(), batch.lengths_B.tolist())], dtype=torch.int64)
+    """Two rows of three cut to a quarter or less, by row number alone: very different numbers of scored targets."""
+    lengths = torch.tensor([_cut_length(step, row, length) for row, length in zip(batch.rows_B.tolist(), batch.lengths_B.tolist())],
+                           dtype=torch.int64)
     beyond = torch.arange(batch.labels_BT.shape[1]) >= lengths[:, None]
     return replace(batch, lengths_B=lengths, labels_BT=batch.labels_BT.masked_fill(beyond, -100),
                    ids_BT=batch.ids_BT.masked_fill(beyond, 0), segments_BT=batch.segments_BT.masked_fill(beyond, -1),
                    positions_BT=batch.positions_BT.masked_fill(beyond, 0))
+
+
+def _cut_length(step: int, row: int, length: int) -> int:
+    if row < 0 or (step + row) % 3 == 0:
+        return length
+    return max(1, length >> (2 + mix(step, row) % 4))
 
 
 def whole(fragments_of_ranks: list[list[tuple[str, int, torch.Tensor]]], shapes: dict[str, tuple]) -> dict[str, torch.Tensor]:

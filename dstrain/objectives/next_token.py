@@ -1,0 +1,44 @@
+"""The next-token objective: one term, every label but -100."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dstrain.nn.heads import IGNORED, summed_nll
+
+
+class Sums(NamedTuple):
+    """Float64 [terms]: each term's sum of nll over the scored labels."""
+
+    nll: Tensor
+
+
+class HasLabels(Protocol):
+    labels_BT: Tensor
+
+
+class HasHidden(Protocol):
+    hidden_BTD: Tensor
+
+
+class NextToken:
+    terms = ("next",)
+
+    def __init__(self, weights: Sequence[float] = (1.0,)) -> None:
+        if len(weights) != len(self.terms):
+            raise ValueError(f"objective.weights has {len(weights)} numbers, but there is one term, {self.terms[0]!r}:"
+                             " give one weight")
+        self.weights = tuple(weights)
+
+    def counts(self, batch: HasLabels) -> Tensor:
+        """Int64 [terms] on the batch's device: how many labels are scored; needs no forward pass."""
+        return (batch.labels_BT != IGNORED).sum().unsqueeze(0)
+
+    @torch.compiler.disable  # a compiled access to a tied weight under ZeRO-3 skips DeepSpeed's hook, and finds it empty
+    def sums(self, model: nn.Module, hidden: HasHidden, labels_BT: Tensor) -> Sums:
+        """Reads the output weight, so it belongs inside the wrapped module's forward (ZeRO-3)."""
+        return Sums(summed_nll(hidden.hidden_BTD, model.output_weight, labels_BT).unsqueeze(0))
