@@ -2,9 +2,9 @@
 
 Shapes: B rows, T positions, S positions that may be attended, C channels, H heads, D channels of a head.
 
-Query, key and value are one projection of [3C, C], rows in that order: one large matrix product is the fastest, and both
-exports are plain reshapes of it: GPT-2's c_attn is its transpose, Llama's q_proj, k_proj and v_proj are its thirds (the
-rotary halves are Llama's too, so no channel moves).
+Query, key and value are one projection of [3C, C], rows in that order. One large matrix product is the fastest, and
+both exports are plain reshapes of it: GPT-2's c_attn is its transpose; Llama's q_proj, k_proj and v_proj are its thirds
+(the rotary halves are Llama's too, so no channel moves).
 
 There is no dropout on the attention probabilities: inside SDPA it costs three to four times the time, and could
 not be keyed by row and position.

@@ -61,6 +61,6 @@ class KvCache:
         # Padding looks at slot 0, which every row has filled: nobody reads the answer, but it is not NaN.
         can_attend_BTS = torch.arange(seen, device=lengths_B.device) <= positions_BT[:, :, None]
         rows_B1 = torch.arange(len(lengths_B), device=lengths_B.device)[:, None]
-        memories = [LayerMemory(k_BSHD, v_BSHD, rows_B1, slots_BT, seen)
-                    for k_BSHD, v_BSHD in zip(self.k_LBSHD, self.v_LBSHD, strict=True)]
+        memories = [LayerMemory(self.k_LBSHD[layer], self.v_LBSHD[layer], rows_B1, slots_BT, seen)
+                    for layer in range(len(self.k_LBSHD))]
         return Extension(positions_BT, can_attend_BTS.unsqueeze(1), memories)

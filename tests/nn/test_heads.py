@@ -86,6 +86,16 @@ def test_only_minus_100_is_ignored():
         summed_nll(hidden, weight, labels)
 
 
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_)
+        return func(*args, **(kwargs or {}))
+
+
 class LargestTensor(TorchDispatchMode):
     """Remembers the most elements that any operation's answer had, the weight's gradient apart."""
 
@@ -121,13 +131,16 @@ def test_by_default_a_chunk_stays_below_50_mib():
 
 def test_without_gradients_none_are_computed():
     hidden, weight, labels = problem(torch.float32)
-    with torch.no_grad():
-        total = summed_nll(hidden, weight, labels)
-    assert not total.requires_grad
-    total = summed_nll(hidden.detach(), weight.detach(), labels)
-    assert not total.requires_grad
-    total = summed_nll(hidden.detach(), weight, labels)                 # the weight's alone
-    assert torch.autograd.grad(total, weight)[0].shape == weight.shape
+    with torch.no_grad(), Products() as products:
+        assert not summed_nll(hidden, weight, labels).requires_grad
+    assert products.count == 1                                          # the logits
+    with Products() as products:
+        assert not summed_nll(hidden.detach(), weight.detach(), labels).requires_grad
+    assert products.count == 1
+    with Products() as products:
+        total = summed_nll(hidden.detach(), weight, labels)
+        assert torch.autograd.grad(total, weight)[0].shape == weight.shape
+    assert products.count == 2                                          # the weight's gradient, not the hidden states'
 
 
 def test_the_backward_pass_does_not_touch_the_weight():
@@ -166,6 +179,14 @@ def test_bf16_is_near_float64_and_returns_bf16_gradients():
     for low, high in zip(ours, theirs, strict=True):
         assert low.dtype == torch.bfloat16
         assert ((low - high).norm() / high.norm()).item() < 0.01
+
+
+def test_the_weights_gradient_is_summed_in_fp32_over_the_chunks():
+    # 1,024 equal rows: a sum in bf16 would stop growing when a row is less than half its last bit.
+    hidden = torch.ones(1, 1024, 1, dtype=torch.bfloat16)
+    weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    summed_nll(hidden, weight, torch.zeros(1, 1024, dtype=torch.long), chunk_rows=1).backward()
+    assert weight.grad.tolist() == [[-512.0], [512.0]]
 
 
 def test_under_autocast_products_are_bf16_and_gradients_come_back_in_fp32():

@@ -1,0 +1,121 @@
+"""The decoder-only language model: token embedding, pre-norm blocks, and the embedding again as output matrix.
+
+Shapes: B rows, T positions, S slots of the cache, C channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dstrain.config.schema import LmModel
+from dstrain.nn.cache import KvCache
+from dstrain.nn.chance import KeyedDropout, name_sites
+from dstrain.nn.init import initial_weight
+from dstrain.nn.layers import DecoderBlock, norm
+from dstrain.nn.masks import can_attend_BTT
+from dstrain.nn.positions import Turns, rotary_turns, sinusoid
+
+_STD = 0.02
+
+
+class Hidden(NamedTuple):
+    hidden_BTD: Tensor
+
+
+class DecoderLm(nn.Module):
+    def __init__(self, model: LmModel, vocab_size: int, length: int) -> None:
+        super().__init__()
+        self.settings, self.vocab_size, self.length = model, vocab_size, length
+        self.embed = nn.Embedding(vocab_size, model.width)
+        self.embed_positions = nn.Embedding(length, model.width) if model.positions == "learned" else None
+        self.embed_dropout = KeyedDropout(model.dropout)
+        self.blocks = nn.ModuleList(DecoderBlock(model.block, model.width, model.heads, model.ff, model.dropout)
+                                    for _ in range(model.layers))
+        self.norm = norm(model.block, model.width)
+        name_sites(self)
+
+    def forward(self, *, ids_BT: Tensor, segments_BT: Tensor, positions_BT: Tensor, keys_B: Tensor | None) -> Hidden:
+        """`keys_B` (row_keys) decides dropout; it may be None in eval mode, and where dropout is 0."""
+        if ids_BT.shape[1] > self.length:
+            raise ValueError(f"a row of {ids_BT.shape[1]} tokens does not fit this model's length {self.length}")
+        slots_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        can_attend_B1TT = can_attend_BTT(segments_BT).unsqueeze(1)
+        x_BTC = self.embed_dropout(self._embedded(ids_BT, positions_BT), keys_B, slots_T)
+        turns = self._turns(positions_BT)
+        for block in self.blocks:
+            if self.settings.checkpoint_activations and torch.is_grad_enabled():
+                # Dropout is keyed, so the recomputation repeats it without any generator's state.
+                x_BTC = checkpoint(block, x_BTC, can_attend_B1TT, turns, keys_B, slots_T,
+                                   use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BTC = block(x_BTC, can_attend_B1TT, turns, keys_B, slots_T)
+        return Hidden(self.norm(x_BTC))
+
+    @property
+    def output_weight(self) -> Tensor:
+        """[V, C], tied to the embedding. Under ZeRO-3 it is whole only inside the wrapped module's forward."""
+        return self.embed.weight
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., V] in fp32 (fp64 in a double model), for generation; training uses nn/heads.py."""
+        logits = F.linear(hidden, self.output_weight)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def new_cache(self, rows: int, capacity: int | None = None) -> KvCache:
+        """Room for `capacity` tokens a row, by default the model's length, which is also the most."""
+        capacity = self.length if capacity is None else capacity
+        if capacity > self.length:
+            raise ValueError(f"a cache of {capacity} tokens goes beyond this model's length {self.length}")
+        layers, heads, width = self.settings.layers, self.settings.heads, self.settings.width
+        return KvCache(rows, capacity, layers, heads, width // heads, self.output_weight.dtype,
+                       self.output_weight.device)
+
+    @torch.no_grad()
+    def extend(self, ids_BT: Tensor, lengths_B: Tensor, cache: KvCache) -> Tensor:
+        """Hidden states [B, T, C] of new tokens that continue the cached rows, without gradients.
+
+        `ids_BT` is right-padded: row b has `lengths_B[b]` new tokens (0: none); what follows them means nothing.
+        """
+        extension = cache.extend(ids_BT.shape[1], lengths_B)
+        x_BTC = self.embed_dropout(self._embedded(ids_BT, extension.positions_BT), None, None)
+        turns = self._turns(extension.positions_BT)
+        for block, memory in zip(self.blocks, extension.memories, strict=True):
+            x_BTC = block(x_BTC, extension.can_attend_B1TS, turns, None, None, memory)
+        return self.norm(x_BTC)
+
+    def initial(self, name: str, shape: Sequence[int], seed: int) -> Tensor:
+        """A parameter's first value, fp32 on the CPU, from its qualified name within this model."""
+        module_name, kind = name.rsplit(".", 1)
+        if kind == "bias":
+            return torch.zeros(tuple(shape))
+        if module_name.endswith("norm"):
+            return torch.ones(tuple(shape))
+        if module_name.endswith(("attention.out", "ff.down")):
+            # 2 * layers such outputs add up in the residual stream: this keeps their sum at the size of one.
+            return initial_weight(name, shape, _STD / (2 * self.settings.layers) ** 0.5, seed)
+        return initial_weight(name, shape, _STD, seed)
+
+    def no_decay(self, name: str) -> bool:
+        """Norms and biases are never decayed."""
+        module_name, kind = name.rsplit(".", 1)
+        return kind == "bias" or module_name.endswith("norm")
+
+    def _embedded(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
+        x_BTC = self.embed(ids_BT)
+        if self.embed_positions is not None:
+            return x_BTC + self.embed_positions(positions_BT)
+        if self.settings.positions == "sinusoidal":
+            # At the embedding's own initial size: at size 1 it would drown tokens of size 0.02.
+            return x_BTC + _STD * sinusoid(positions_BT, self.settings.width, x_BTC.dtype)
+        return x_BTC
+
+    def _turns(self, positions_BT: Tensor) -> Turns | None:
+        if self.settings.positions != "rotary":
+            return None
+        return rotary_turns(positions_BT, self.settings.width // self.settings.heads, self.output_weight.dtype)

@@ -1,0 +1,18 @@
+"""What the engine wraps: model and objective in one forward, so that no parameter is used outside of it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dstrain.objectives.next_token import NextToken, Sums
+
+
+class Trainee(nn.Module):
+    def __init__(self, model: nn.Module, objective: NextToken) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, *, inputs: dict[str, Tensor], labels_BT: Tensor, keys_B: Tensor | None) -> Sums:
+        """The sum of nll per term. An input that the model does not take is a TypeError, not ignored."""
+        return self.objective.sums(self.model, self.model(**inputs, keys_B=keys_B), labels_BT)
