@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,49 +10,28 @@ import time
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-RECIPE = """# a run of seconds
-family: lm
-model: {width: 32, heads: 2, layers: 2, ff: 64, dropout: 0.1}
-tokenizer: bytes
-data: {train: [{path: corpus.txt, documents: lines}], valid: [{path: valid.txt, documents: lines}], lanes: 4}
-batch: {rows: 8, micro_rows: 4, length: 32}
-schedule: {warmup_steps: 2}
-run: {name: small, steps: 6}
-valid: {every: 3}
-checkpoint: {every: 2, keep: 2}
-log: {every: 2, samples: 1}
-"""
+from small_run import environment, lay_out, read_lines
 
 
 @pytest.fixture
 def place(tmp_path):
-    (tmp_path / "small.yaml").write_text(RECIPE)
-    (tmp_path / "corpus.txt").write_text("".join(f"line {n} says that {n} plus one is {n + 1}\n" for n in range(400)))
-    (tmp_path / "valid.txt").write_text("one plus one is two\nand that is all\n")
-    return tmp_path
+    return lay_out(tmp_path)
 
 
 def dstrain(place: Path, *arguments: str, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    return subprocess.run([sys.executable, "-m", "dstrain", *arguments], cwd=place, env=environment, capture_output=True,
+    return subprocess.run([sys.executable, "-m", "dstrain", *arguments], cwd=place, env=environment(), capture_output=True,
                           text=True, timeout=300, stdin=subprocess.DEVNULL, **options)
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_a_run_leaves_what_the_design_promises(place):
     done = dstrain(place, "train", "small.yaml")
     assert done.returncode == 0, done.stderr
     run = place / "runs/small"
-    records = [line for line in lines(run / "metrics.jsonl") if "split" not in line]
+    records = [line for line in read_lines(run / "metrics.jsonl") if "split" not in line]
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
     assert set(records[0]) == {"step", "loss", "terms", "lr", "grad_norm", "tokens", "tokens_per_s", "data_wait", "skipped"}
     assert records[-1]["tokens"] == 6 * 8 * 32
-    scores = [line for line in lines(run / "metrics.jsonl") if line.get("split") == "valid"]
+    scores = [line for line in read_lines(run / "metrics.jsonl") if line.get("split") == "valid"]
     assert [line["step"] for line in scores] == [3, 6]
     # 35 bytes of text in two lines, and two ends; a line's own end is no part of its document
     assert scores[0]["targets"] == len("one plus one is two") + len("and that is all") + 2
@@ -86,7 +64,7 @@ def test_more_steps_go_on_and_another_model_is_refused(place):
     more = dstrain(place, "train", "small.yaml", "schedule.name=WarmupLR", "run.steps=8", "optim.lr=1e-4")
     assert more.returncode == 0 and "goes on from" in more.stdout
     assert "optim.lr: 0.0006 -> 0.0001" in more.stdout and "run.steps: 6 -> 8" in more.stdout
-    records = [line for line in lines(place / "runs/small/metrics.jsonl") if "split" not in line]
+    records = [line for line in read_lines(place / "runs/small/metrics.jsonl") if "split" not in line]
     assert [record["step"] for record in records] == list(range(1, 9)) and records[-1]["lr"] == 1e-4
     wider = dstrain(place, "train", "small.yaml", "model.width=64", "run.steps=9")
     assert wider.returncode == 2 and wider.stderr.count("\n") == 1
@@ -121,9 +99,8 @@ def test_a_mistake_is_one_line_and_exit_code_two(place, arguments, parts):
 
 
 def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(place):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "dstrain", "train", "small.yaml", "run.steps=100000", "schedule.name=WarmupLR"]
-    process = subprocess.Popen(command, cwd=place, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=place, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for line in process.stdout:
         if "saved" in line:
             break
@@ -140,7 +117,7 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(place):
 def test_a_nan_in_every_step_ends_the_run_with_a_reason(place):
     done = dstrain(place, "train", "small.yaml", "optim.lr=1e30", "optim.clip=0", "run.max_skipped=3", "run.steps=40", "schedule.warmup_steps=0")
     assert done.returncode == 2 and "the last 3 steps were all skipped" in done.stderr
-    records = [line for line in lines(place / "runs/small/metrics.jsonl") if "split" not in line]
+    records = [line for line in read_lines(place / "runs/small/metrics.jsonl") if "split" not in line]
     assert [record["skipped"] for record in records[-3:]] == [True] * 3
 
 

@@ -1,0 +1,84 @@
+"""The real deepspeed launcher: the same run as one process, mistakes said once, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_run import ROOT, environment, lay_out, read_lines
+
+pytestmark = pytest.mark.ranks
+
+
+@pytest.fixture
+def place(tmp_path):
+    return lay_out(tmp_path)
+
+
+def command(*arguments: str) -> list[str]:
+    return ["bash", str(ROOT / "launch/local.sh"), *arguments]
+
+
+def launch(place: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*arguments), cwd=place, env=environment(), capture_output=True, text=True, timeout=300,
+                          stdin=subprocess.DEVNULL)
+
+
+def alone(place: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(ROOT / "launch/train.py"), *arguments], cwd=place, env=environment(),
+                          capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+
+
+def test_two_launched_ranks_with_zero_3_are_one_process_with_zero_1(place):
+    one = alone(place, "small.yaml", "run.name=one")
+    two = launch(place, "small.yaml", "run.name=two", "--deepspeed", "--deepspeed_config", str(ROOT / "ds_configs/zero3_fp32.json"))
+    assert one.returncode == 0 and two.returncode == 0, one.stderr + two.stderr
+    assert "--deepspeed_config" in two.stdout and "ZeRO stage 3" in two.stdout and two.stdout.count("done: 6 steps") == 1
+    a, b = (place / "runs" / name for name in ("one", "two"))
+    assert read_lines(a / "ledger.jsonl") == read_lines(b / "ledger.jsonl")
+    for x, y in zip(read_lines(a / "metrics.jsonl"), read_lines(b / "metrics.jsonl"), strict=True):
+        assert x["loss"] == pytest.approx(y["loss"], rel=1e-5)
+        assert (x["step"], x.get("lr"), x.get("tokens"), x.get("targets")) == (y["step"], y.get("lr"), y.get("tokens"), y.get("targets"))
+    assert sum("split" in line for line in read_lines(b / "metrics.jsonl")) == 2
+
+
+def test_a_mistake_is_said_once_and_passed_on_as_exit_code_two(place):
+    for arguments in (["small.yaml", "batch.rowz=8"], ["small.yaml", "data.train=[{path: nowhere.txt}]"]):
+        done = launch(place, *arguments)
+        said = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith("dstrain:")]
+        assert done.returncode == 2 and len(said) == 1, done.stderr + done.stdout
+
+
+def test_ctrl_c_leaves_no_process_and_the_run_goes_on(place):
+    process = subprocess.Popen(command("small.yaml", "run.steps=100000", "schedule.name=WarmupLR"), cwd=place, env=environment(),
+                               text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    for line in process.stdout:
+        if "saved" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    process.stdout.read()
+    assert process.wait(timeout=60) != 0
+    deadline = time.monotonic() + 20
+    while _alive_in(place) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert _alive_in(place) == []
+    newest = (place / "runs/small/checkpoints/latest").read_text().strip()
+    done = launch(place, "small.yaml", f"run.steps={int(newest[5:]) + 4}", "schedule.name=WarmupLR")
+    assert done.returncode == 0 and f"goes on from runs/small/checkpoints/{newest}" in done.stdout
+
+
+def _alive_in(place: Path) -> list[int]:
+    """Processes whose working directory is this test's own folder."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "cwd").resolve() == place.resolve():
+                found.append(int(folder.name))
+        except OSError:
+            continue  # ended meanwhile
+    return found
