@@ -42,6 +42,11 @@ def _lm_samples(model: torch.nn.Module, tokenizer: Any, recipe: Recipe) -> list[
     return [prompt + result.text for result in greedy + sampled][:count]
 
 
+def _lm_flops(recipe: Recipe, parameters: int) -> float:
+    """Six a parameter (the tied embedding is used as the output matrix), and the attention scores over the whole row."""
+    return 6 * parameters + 12 * recipe.model.layers * recipe.model.width * recipe.batch.length
+
+
 def _lm_shrunk(recipe: Recipe) -> Recipe:
     """Width, depth, length and rows small enough for a proof to take seconds; everything else as it is."""
     model = replace(recipe.model, preset=None, width=32, heads=2, layers=2, ff=64)
@@ -55,5 +60,5 @@ FAMILIES = {
         name="lm", build_trainee=_lm_trainee, build_objective=_lm_objective,
         initial_weight=lambda model, name, shape, seed: model.initial(name, shape, seed),
         train_feed=TrainFeed, merge_places=merge_places, valid_batches=valid_batches, filler_batch=filler_batch,
-        text_bytes=text_bytes, sample=_lm_samples, shrink=_lm_shrunk),
+        text_bytes=text_bytes, flops_a_target=_lm_flops, sample=_lm_samples, shrink=_lm_shrunk),
 }

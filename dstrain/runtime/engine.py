@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any, Callable, Iterator
 
 import torch
@@ -84,6 +85,11 @@ class Engine:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's whole shape by the model's own name."""
         return {own_name(name): tuple(whole_shape(p)) for name, p in self.trainee.named_parameters()}
+
+    @property
+    def parameters(self) -> int:
+        """How many there are, on all ranks together."""
+        return sum(math.prod(shape) for shape in self.shapes().values())
 
     @property
     def holds_whole_model(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import socket
@@ -29,7 +28,7 @@ def say_run(say: Callable[[str], None], recipe: Recipe, family: Family, tokenize
             state: RunState, ranks: Ranks) -> None:
     """Model, data, shape: a user should see a wrong number here, not after a night."""
     batch, shape = recipe.batch, shape_of(recipe, ranks.world)
-    parameters = sum(math.prod(size) for size in engine.shapes().values())
+    parameters = engine.parameters
     tokens = recipe.run.steps * batch.rows * batch.length
     stats = first.stats
     say(f"run        {folder.path}" + (f", from step {state.step} on" if state.step else ""))
@@ -56,13 +55,15 @@ def freeze(folder: RunFolder, recipe: Recipe, config: dict, ranks: Ranks) -> Non
         "command": sys.argv})
 
 
-def gauges(batch: Any, ranks: Ranks) -> dict[str, float]:
-    """What TensorBoard shows beside the loss, of this rank."""
+def gauges(batch: Any, tokens_per_s: float, flops_a_target: float, peak: float | None, ranks: Ranks) -> dict[str, float]:
+    """What TensorBoard shows beside the loss: padding, memory and bad lines of this rank, and how well the devices are used."""
     stats = batch.stats
     shown = {"data/pad_share": 1 - stats["scored"] / max(1, stats["positions"]), "data/bad_lines": stats["bad_lines"],
              "mem/resident_gib": _resident_bytes() / 2**30}
     if ranks.device.type == "cuda":
         shown["mem/device_peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    if peak is not None:
+        shown["perf/mfu"] = tokens_per_s * flops_a_target / (peak * ranks.world)
     return shown
 
 

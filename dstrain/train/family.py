@@ -52,6 +52,8 @@ class Family:
     """(recipe, micro_rows) -> a batch that scores nothing, for ranks that run out first"""
     text_bytes: Callable[[Recipe], int | None]
     """recipe -> size of the training text in bytes, None where nobody knows without reading it"""
+    flops_a_target: Callable[[Recipe, int], float]
+    """(recipe, number of parameters) -> forward and backward FLOPs a target, for perf/mfu"""
     sample: Callable[[torch.nn.Module, Any, Recipe], list[str]]
     """(model, tokenizer, recipe) -> texts that show what it can do by now"""
     shrink: Callable[[Recipe], Recipe]

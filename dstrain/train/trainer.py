@@ -11,6 +11,7 @@ from dstrain.config.schema import Recipe
 from dstrain.runtime import checkpoint
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine
+from dstrain.runtime.peak import peak_flops
 from dstrain.train import announce
 from dstrain.train.continuity import changes_since
 from dstrain.train.evaluate import evaluate
@@ -44,7 +45,7 @@ def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadToke
         engine = _build(recipe, family, config, tokenizer, loaded, ranks)
         _prepare_folder(folder, recipe, config, state.step, ranks)
         announce.say_run(progress.say, recipe, family, tokenizer, engine, first, folder, state, ranks)
-        run = _Run(recipe, family, tokenizer, engine, folder, state, progress, ranks)
+        run = _Run(recipe, family, tokenizer, engine, peak_flops(ranks.device, config), folder, state, progress, ranks)
         run.loop(chain([first], feed))
         return state
     finally:
@@ -54,11 +55,12 @@ def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadToke
 class _Run:
     """What the loop needs at hand."""
 
-    def __init__(self, recipe: Recipe, family: Family, tokenizer: Any, engine: Engine, folder: RunFolder, state: RunState,
-                 progress: Progress, ranks: Ranks):
+    def __init__(self, recipe: Recipe, family: Family, tokenizer: Any, engine: Engine, peak: float | None, folder: RunFolder,
+                 state: RunState, progress: Progress, ranks: Ranks):
         self.recipe, self.family, self.tokenizer, self.engine, self.folder = recipe, family, tokenizer, engine, folder
         self.state, self.progress, self.ranks = state, progress, ranks
         self.objective = family.build_objective(recipe)
+        self.peak, self.flops_a_target = peak, family.flops_a_target(recipe, engine.parameters)
         self.meter = Meter(self.objective, ranks, state.tokens)
         self.sinks = open_sinks(folder, state.step, ranks.first)
 
@@ -91,7 +93,8 @@ class _Run:
         records, ledger = self.meter.flush()
         if records:
             self.state.tokens = self.meter.tokens
-            self.sinks.write_steps(records, ledger, announce.gauges(batch, self.ranks))
+            gauges = announce.gauges(batch, records[-1]["tokens_per_s"], self.flops_a_target, self.peak, self.ranks)
+            self.sinks.write_steps(records, ledger, gauges)
             self.progress.step(records[-1])
 
     def validate(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import replace
 
 from dstrain.config.engine_json import engine_json
 from dstrain.config.schema import Recipe
@@ -60,3 +59,27 @@ def live_elements_at_stage_3(ranks: Ranks, recipe: Recipe, ds_config: str) -> tu
 def _live(parameters) -> int:
     """Elements of whole parameters that stand in this rank's memory, its own partitions aside."""
     return sum(parameter.data.numel() for parameter in parameters)
+
+
+def device_waits(ranks: Ranks, recipe: Recipe, ds_config: str) -> int:
+    """How often one optimizer step reads a number from the device, which on a GPU means waiting for it."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from dstrain.train.step import train_step
+
+    class Waits(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, operation, types, arguments=(), named=None):
+            self.count += operation.overloadpacket.__name__ == "_local_scalar_dense"
+            return operation(*arguments, **(named or {}))
+
+    engine, family = build(ranks, recipe, ds_config), family_of(recipe)
+    objective = family.build_objective(recipe)
+    with closing(family.train_feed(recipe, load_tokenizer(recipe.tokenizer), ranks.rank, ranks.world, None)) as feed:
+        for number in range(1, 5):  # in the first ones DeepSpeed still records what it will do
+            step = next(feed)
+            with Waits() as waits:
+                train_step(engine, objective, step.micro_batches, step.rows_hash, number, 1, ranks)
+    engine.close()
+    return waits.count

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rank_jobs import live_elements_at_stage_3
+from rank_jobs import device_waits, live_elements_at_stage_3
 
 from dstrain.config.schema import Schedule
 from dstrain.doctor.proofs.gradient import difference
@@ -115,3 +115,11 @@ def test_activation_checkpointing_changes_neither_losses_nor_gradient(case, tmp_
         seen.append((traces[0].losses, whole([trace.gradient for trace in traces], shapes)))
     assert seen[0][0] == pytest.approx(seen[1][0], rel=1e-6)
     assert difference(seen[1][1], seen[0][1]) < 1e-6
+
+
+@pytest.mark.parametrize("ds_config, waits", [("zero0_fp32", 2), ("zero1_fp32", 4), ("zero2_fp32", 4), ("zero3_fp32", 4), ("zero2_bf16", 4)])
+def test_a_step_waits_for_the_device_as_often_with_one_micro_batch_as_with_four(case, ds_config, waits):
+    """What is left is DeepSpeed's and the guard's own decision whether the step is skipped, once a step."""
+    counts = [case.ranks(1).run(device_waits, replace(case.recipe, batch=replace(case.recipe.batch, micro_rows=micro_rows)), ds_config)[0]
+              for micro_rows in (8, 2)]
+    assert counts[0] == counts[1] <= waits
