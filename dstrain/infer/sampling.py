@@ -94,7 +94,7 @@ def generate(model: nn.Module & LanguageModel, tokenizer: Tokenizer, prompts: Se
             if not any(not result.stopped for result in results):
                 break
             lengths_B = lengths_B + running_B
-            last_BD = model.extend((chosen_B * running_B)[:, None], running_B, cache)[:, 0]
+            last_BD = model.extend(chosen_B[:, None], running_B, cache)[:, 0]
     for result in results:
         result.text = tokenizer.decode(result.ids)
     return results

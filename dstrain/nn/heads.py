@@ -32,8 +32,7 @@ def summed_nll(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk_r
     if not under_autocast and hidden_BTD.dtype != dtype:
         raise TypeError(f"hidden states are {hidden_BTD.dtype}, the output weight is {dtype}: cast one of them")
     with_gradients = torch.is_grad_enabled() and (hidden_BTD.requires_grad or weight_VD.requires_grad)
-    with torch.autocast(device, enabled=False):
-        return _SummedNll.apply(hidden_BTD, weight_VD, labels_BT, chunk_rows, dtype, with_gradients)
+    return _SummedNll.apply(hidden_BTD, weight_VD, labels_BT, chunk_rows, dtype, with_gradients)
 
 
 @torch.no_grad()
