@@ -68,8 +68,10 @@ def find_checkpoint(run: Path, which: str) -> Path:
     if not folder.is_dir():
         raise UserError(f"{run} is not a run folder with checkpoints" + _runs_nearby(run))
     committed = sorted(path.name for path in folder.glob("step_*"))
-    if which in ("latest", "best"):
-        pointer = folder / which
+    if which == "latest":
+        name = committed[-1] if committed else ""
+    elif which == "best":
+        pointer = folder / "best"
         name = pointer.read_text().strip() if pointer.is_file() else ""
     else:
         name = f"step_{int(which):08d}" if which.isdigit() else which

@@ -160,7 +160,7 @@ class Checkpoint:
     every: int = bounded(1000, low=1)
     """optimizer steps between checkpoints; there is one more at the end"""
     keep: int = bounded(3, low=1)
-    """how many of the newest stay; the best by validation loss stays too"""
+    """how many of the newest stay; the best by validation loss is saved when it is found, and stays too"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,8 @@ def save(folder: Path, engine: Engine, state: dict, write_side_files: Callable[[
     state = {"format": FORMAT, **state, "optimizer_step": engine.optimizer_step()}
 
     def begin() -> None:
-        shutil.rmtree(making, ignore_errors=True)
+        for left_behind in folder.glob(".making_*"):  # of a save that was killed
+            shutil.rmtree(left_behind)
         making.mkdir(parents=True)
         for name in (WEIGHTS_FILE, *map(_moment_file, MOMENTS)):
             create(making / name, engine.shapes())
@@ -57,9 +58,12 @@ def save(folder: Path, engine: Engine, state: dict, write_side_files: Callable[[
     def publish() -> None:
         _write_synced(making / "manifest.json", json.dumps({"format": FORMAT, "files": _hashes(making)}, indent=1))
         _sync_folder(making)
-        shutil.rmtree(final, ignore_errors=True)
+        replaced = folder / f".making_instead_of_{final.name}"
+        if final.exists():  # a damaged one that was passed over, or the same once more
+            final.rename(replaced)
         making.rename(final)
         _sync_folder(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
         point(folder, "latest", final.name)
 
     for act, by_all in ((begin, False), (write_own, True), (publish, False)):

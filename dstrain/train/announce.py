@@ -39,6 +39,8 @@ def say_run(say: Callable[[str], None], recipe: Recipe, family: Family, tokenize
         f"{stats['cut']} of {stats['documents']} documents go on in a later row")
     say(f"step       {batch.rows} rows x {batch.length} = {batch.rows * batch.length:,} positions: {shape.world} rank(s) x "
         f"{shape.accumulation} micro-batch(es) of {shape.micro_rows} rows (train_batch_size {shape.world * shape.accumulation * shape.micro_rows})")
+    if recipe.log.samples and recipe.data.valid and not engine.holds_whole_model:
+        say("samples    none: at ZeRO stage 3 no rank holds the whole model; use `dstrain generate` on a checkpoint")
     say(f"engine     {recipe.engine.config}: ZeRO stage {engine.stage} on {ranks.device.type}, {torch.get_num_threads()} thread(s) a rank; "
         f"lr {recipe.optim.lr:g} by {recipe.schedule.name}, warm-up {recipe.schedule.warmup_steps} steps")
 

@@ -47,7 +47,9 @@ class RunFolder:
             raise UserError(f"run folder {self.path}: {error.strerror}; choose another place with run.dir=...") from None
 
     def cut_to(self, step: int) -> None:
-        """Drop what was recorded after `step`: the run goes on from there."""
+        """Drop what was recorded after `step`: the run goes on from there, and from the start with nothing."""
+        if step == 0:
+            shutil.rmtree(self.tensorboard, ignore_errors=True)
         for path in (self.metrics, self.ledger):
             if path.is_file():
                 _keep_lines(path, [line for line in read_lines(path) if line["step"] <= step])

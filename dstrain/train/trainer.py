@@ -80,9 +80,10 @@ class _Run:
                 self.log(batch)
             if state.skipped_in_a_row >= recipe.run.max_skipped:
                 raise UserError(_gives_up(state))
+            is_best = False
             if recipe.data.valid and (last or state.step % recipe.valid.every == 0):
-                self.validate()
-            if last or state.step % recipe.checkpoint.every == 0:
+                is_best = self.validate()
+            if last or is_best or state.step % recipe.checkpoint.every == 0:
                 self.save()
             if last:
                 break
@@ -97,8 +98,8 @@ class _Run:
             self.sinks.write_steps(records, ledger, gauges)
             self.progress.step(records[-1])
 
-    def validate(self) -> None:
-        """Score the validation data, note the best so far, and show what the model writes by now."""
+    def validate(self) -> bool:
+        """Score the validation data, and show what the model writes by now. True if it is the best so far."""
         self.log_pending()
         scores = evaluate(self.engine, self.engine.trainee, self.family, self.recipe, self.tokenizer, self.ranks)
         is_best = self.state.scored(scores["loss"])
@@ -108,6 +109,7 @@ class _Run:
             for number, text in enumerate(self.family.sample(self.engine.model, self.tokenizer, self.recipe), start=1):
                 self.sinks.write_text(f"samples/{number}", text, self.state.step)
         self.meter.restart_clock()
+        return is_best
 
     def save(self) -> None:
         """Commit a checkpoint; the side files are on the disk before it is."""
