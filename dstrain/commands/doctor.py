@@ -10,7 +10,7 @@ from dstrain.train.run_folder import RunFolder, write_json
 
 
 def doctor_command(name: str, overrides: list[str], ds_config: str | None, only: list[str] | None) -> int:
-    """0 when everything was proven, 1 when a proof failed."""
+    """0 when everything was proven, 1 when a proof failed; a user's mistake is a UserError."""
     os.environ["DS_ACCELERATOR"] = "cpu"  # the proofs run on CPU ranks, wherever they are called
     recipe = load_recipe(name, overrides, ds_config)
     from dstrain.doctor.case import Case
@@ -21,16 +21,19 @@ def doctor_command(name: str, overrides: list[str], ds_config: str | None, only:
         raise UserError(f"--only {unknown[0]}: there is no such proof; there are {', '.join(PROOFS)}")
 
     case = Case.of(recipe, ds_config)
-    print(f"{recipe.run.name}: {len(names)} proofs on a shrunk copy of the recipe, on CPU ranks")
+    folder = RunFolder.of(recipe)
     try:
+        case.open_data()  # a mistake in the recipe's data is said once, before any proof
+        folder.make()
+        print(f"{recipe.run.name}: {len(names)} proofs on a shrunk copy of the recipe, on CPU ranks")
         found = examine(case, names, lambda line: print(line, flush=True))
     finally:
         case.close()
-    folder = RunFolder.of(recipe)
-    folder.make()
-    write_json(folder.path / "doctor.json", certificate(recipe_to_dict(recipe), found))
+    write_json(folder.path / "doctor.json", certificate(recipe_to_dict(recipe), found, case.not_proven))
     failed = [examined.name for examined in found if not examined.finding.passed]
     print(f"{len(found) - len(failed)} of {len(found)} proven; written to {folder.path / 'doctor.json'}")
+    for what in case.not_proven:
+        print(f"not proven here: {what}")
     if failed:
-        print(f"NOT proven: {', '.join(failed)}")
+        print(f"FAILED: {', '.join(failed)}")
     return int(bool(failed))

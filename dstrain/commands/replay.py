@@ -38,13 +38,13 @@ def replay_command(run: Path, step: int, rows: int) -> int:
 
 
 def _nearest_place(folder, step: int) -> tuple[dict | None, Path | None]:
-    """The last checkpoint before `step`, so that not all steps have to be made again."""
-    import json
-    before = [path for path in sorted(folder.checkpoints.glob("step_*")) if int(path.name[5:]) < step]
-    any_tokenizer = next((path / "tokenizer" for path in folder.checkpoints.glob("step_*")), None)
-    if not before:
-        return None, any_tokenizer
-    return json.loads((before[-1] / "state.json").read_text())["place"], before[-1] / "tokenizer"
+    """Place and tokenizer of the last good checkpoint before `step`, so that not all steps have to be made again."""
+    from dstrain.runtime import checkpoint
+    good = [path for path in checkpoint.committed(folder.checkpoints) if checkpoint.verify(path) is None]
+    before = [path for path in good if int(path.name.removeprefix("step_")) < step]
+    if before:
+        return checkpoint.load(before[-1]).state["place"], before[-1] / "tokenizer"
+    return None, good[0] / "tokenizer" if good else None
 
 
 def _print_rows(batch, tokenizer, rows: int) -> None:

@@ -8,7 +8,6 @@ import sys
 from dstrain.config.engine_json import engine_json
 from dstrain.config.errors import SaidElsewhere, UserError
 from dstrain.config.load import load_recipe
-from dstrain.config.schema import Recipe
 from dstrain.train.run_folder import RunFolder
 
 
@@ -32,9 +31,9 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
             config = engine_json(recipe, ranks.world, ranks.device.type, ds_config)
         if ds_config is not None and ranks.first:
             print(f"--deepspeed_config {ds_config} is used in place of the recipe's engine.config")
-        if fresh and ranks.first:
-            folder.clear()
-        ranks.gather(None)  # nobody looks into the folder before it is cleared
+        with ranks.together(f"clearing {folder.path}"):  # nobody looks into the folder before it is cleared
+            if fresh and ranks.first:
+                folder.clear()
         train(recipe, family_of(recipe), config, load_tokenizer, ranks)
     finally:
         stop_ranks()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,17 +66,18 @@ def find_checkpoint(run: Path, which: str) -> Path:
     folder = run / "checkpoints"
     if not folder.is_dir():
         raise UserError(f"{run} is not a run folder with checkpoints" + _runs_nearby(run))
-    committed = sorted(path.name for path in folder.glob("step_*"))
+    from dstrain.runtime.checkpoint import committed, pointed
+    there = committed(folder)
     if which == "latest":
-        name = committed[-1] if committed else ""
+        found = there[-1] if there else None
     elif which == "best":
-        pointer = folder / "best"
-        name = pointer.read_text().strip() if pointer.is_file() else ""
+        found = pointed(folder, "best")
     else:
-        name = f"step_{int(which):08d}" if which.isdigit() else which
-    if not name or name not in committed:
-        raise UserError(f"--checkpoint {which}: not in {folder}, which has {', '.join(committed) or 'none'}")
-    return folder / name
+        found = next((path for path in there if path.name in (which, f"step_{which:0>8}")), None)
+    if found is None:
+        names = ", ".join(path.name for path in there) or "none yet"
+        raise UserError(f"--checkpoint {which}: not in {folder}, which has {names}")
+    return found
 
 
 def _runs_nearby(run: Path) -> str:

@@ -76,7 +76,7 @@ CHANGES_NOTHING: dict[str, Any] = {
 ZERO_PASSED = {
     "stage", "contiguous_gradients", "reduce_scatter", "reduce_bucket_size", "use_multi_rank_bucket_allreduce",
     "allgather_partitions", "allgather_bucket_size", "overlap_comm", "compute_grad_norm", "load_from_fp32_weights",
-    "offload_param", "offload_optimizer", "sub_group_size", "ignore_unused_parameters", "round_robin_gradients",
+    "offload_param", "offload_optimizer", "sub_group_size", "ignore_unused_parameters",
     "parameter_alignment", "zero_hpz_partition_size", "zero_quantized_weights", "zero_quantized_nontrainable_weights",
     "zero_quantized_gradients", "memory_efficient_linear", "pipeline_loading_checkpoint", "override_module_apply",
     "log_trace_cache_warnings", "enable_sanity_checks", "save_muon_momentum_buffer_in_memory", "leaf_module",
@@ -95,6 +95,7 @@ ZERO_REFUSED = {
     "cpu_offload_param": 'this is the old form; write "offload_param": {"device": "cpu"}',
     "cpu_offload_use_pin_memory": "this is the old form; write pin_memory inside offload_optimizer",
     "stage3_gather_fp16_weights_on_model_save": "this is the old name; write stage3_gather_16bit_weights_on_model_save",
+    "round_robin_gradients": "it reorders the partitions that checkpoints are written from; remove it",
     "mics_shard_size": _REMOVED,
     "mics_hierarchical_params_gather": _REMOVED,
     "zeropp_loco_param": _REMOVED,

@@ -47,11 +47,12 @@ class Step:
 class TrainFeed:
     """One rank's steps, for ever, prepared in a thread and `data.prefetch_steps` ahead.
 
+    `pin` puts them into pinned memory, from where a GPU fetches them beside its work.
     `place` continues behind that step: one rank's own or `merge_places` of all, whatever their number was.
     """
 
     def __init__(self, recipe: Recipe, tokenizer: Tokenizer, rank: int, world: int, place: dict | None = None,
-                 micro_rows: int | None = None, warn: Warn | None = None):
+                 micro_rows: int | None = None, warn: Warn | None = None, pin: bool = False):
         if micro_rows is not None:
             recipe = replace(recipe, batch=replace(recipe.batch, micro_rows=micro_rows))
         shape = shape_of(recipe, world)
@@ -60,7 +61,7 @@ class TrainFeed:
             check_place(place, recipe, corpora, lanes_of_rank(recipe.data.lanes, rank, world))
 
         def produce(stop: Event) -> Iterator[Step]:
-            return _steps(recipe, tokenizer, corpora, rank, shape, place, warn, stop)
+            return _steps(recipe, tokenizer, corpora, rank, shape, place, warn, pin, stop)
 
         self._steps = Prefetched(produce, recipe.data.prefetch_steps, name=f"train feed of rank {rank}")
 
@@ -78,7 +79,7 @@ class TrainFeed:
 
 
 def _steps(recipe: Recipe, tokenizer: Tokenizer, corpora: list[Corpus], rank: int, shape: Shape, place: dict | None,
-           warn: Warn | None, stop: Event) -> Iterator[Step]:
+           warn: Warn | None, pin: bool, stop: Event) -> Iterator[Step]:
     lane_count, length = recipe.data.lanes, recipe.batch.length
     own_lanes = lanes_of_rank(lane_count, rank, shape.world)
     readers = []
@@ -94,7 +95,8 @@ def _steps(recipe: Recipe, tokenizer: Tokenizer, corpora: list[Corpus], rank: in
             rows = [lanes[row % lane_count].next_row(row, length) for row in row_numbers]
             batches = micro_batches_of(rows, shape, length, tokenizer.eot)
             after = place_after(number, lane_count, corpora, lanes)
-            yield Step(number, batches, after, wrap_int64(sum(map(hash_of_rows, batches))),
+            shown = [batch.pin() for batch in batches] if pin else batches
+            yield Step(number, shown, after, wrap_int64(sum(map(hash_of_rows, batches))),
                        _stats(rows, batches, readers, after))
     finally:
         for reader in readers:

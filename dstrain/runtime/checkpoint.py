@@ -36,9 +36,9 @@ WEIGHTS_FILE = "model.safetensors"
 
 def save(folder: Path, engine: Engine, state: dict, write_side_files: Callable[[Path], None], ranks: Ranks) -> Path:
     """Publish folder/step_NNNNNNNN. `state` is plain JSON with "step"; the first rank adds files by `write_side_files`."""
-    final = folder / f"step_{state['step']:08d}"
+    final = folder / _name(state["step"])
     making = folder / f".making_{final.name}"
-    state = {"format": FORMAT, **state, "optimizer_step": engine.optimizer_step()}
+    state = {"format": FORMAT, **state, "optimizer_step": engine.optimizer_step(), "loss_scale": engine.loss_scale()}
 
     def begin() -> None:
         for left_behind in folder.glob(".making_*"):  # of a save that was killed
@@ -100,6 +100,7 @@ class Loaded:
             for key, moment in fragment.moments.items():
                 moment.copy_(self.moments[key].tensor(fragment.name).reshape(-1)[part])
         engine.set_optimizer_step(self.state["optimizer_step"])
+        engine.set_loss_scale(self.state["loss_scale"])
 
 
 def load(folder: Path) -> Loaded:
@@ -110,6 +111,23 @@ def load(folder: Path) -> Loaded:
                       {key: TensorFile(folder / _moment_file(key)) for key in MOMENTS})
     except (BadTensorFile, OSError, ValueError) as error:
         raise UserError(f"{folder}: cannot be loaded: {error}") from None
+
+
+def go_on_from(found: Path, best_step: int | None, say: Callable[[str], None]) -> None:
+    """Bring the folder to where the run goes on: later checkpoints, all damaged, aside; pointers as at that step."""
+    folder = found.parent
+    for later in committed(folder):
+        if later.name > found.name:
+            aside = folder / f"damaged_{later.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            later.rename(aside)
+            say(f"moved {later} to {aside.name}: remove it when you have looked at it")
+    point(folder, "latest", found.name)
+    best = None if best_step is None else folder / _name(best_step)
+    if best is not None and best.is_dir():
+        point(folder, "best", best.name)
+    else:
+        (folder / "best").unlink(missing_ok=True)
 
 
 def newest_good(folder: Path, ranks: Ranks, say: Callable[[str], None]) -> Path | None:
@@ -127,13 +145,16 @@ def newest_good(folder: Path, ranks: Ranks, say: Callable[[str], None]) -> Path 
 
 def committed(folder: Path) -> list[Path]:
     """All published checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step_*") if path.is_dir()) if folder.is_dir() else []
+    return sorted(path for path in folder.glob("step_" + "[0-9]" * 8) if path.is_dir()) if folder.is_dir() else []
 
 
 def verify(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in one line; None if nothing is."""
     try:
-        promised = json.loads((folder / "manifest.json").read_text())["files"]
+        manifest = json.loads((folder / "manifest.json").read_text())
+        if manifest["format"] != FORMAT:
+            return f"it has format {manifest['format']}, this dstrain reads format {FORMAT}"
+        promised = manifest["files"]
         for name, entry in promised.items():
             path = folder / name
             if not path.is_file():
@@ -142,8 +163,9 @@ def verify(folder: Path) -> str | None:
                 return f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}"
             if _sha256(path) != entry["sha256"]:
                 return f"{name} has other contents than when it was written (SHA-256)"
-        if WEIGHTS_FILE not in promised or "state.json" not in promised:
-            return "manifest.json does not list the weights and the state"
+        unlisted = {WEIGHTS_FILE, *map(_moment_file, MOMENTS), "state.json", "recipe.yaml"} - promised.keys()
+        if unlisted:
+            return f"manifest.json does not list {', '.join(sorted(unlisted))}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"manifest.json cannot be read ({error})"
     return None
@@ -163,12 +185,15 @@ def pointed(folder: Path, pointer: str) -> Path | None:
     return folder / name if name and (folder / name).is_dir() else None
 
 
-def prune(folder: Path, keep: int) -> None:
+def prune(folder: Path, keep: int, say: Callable[[str], None]) -> None:
     """Remove all but the newest `keep` and the best."""
     best = pointed(folder, "best")
     for old in committed(folder)[:-keep]:
         if old != best:
-            shutil.rmtree(old)
+            try:
+                shutil.rmtree(old)
+            except OSError as error:  # no reason to end the run; the next save tries again
+                say(f"{old} could not be removed: {error}")
 
 
 @contextlib.contextmanager
@@ -178,6 +203,10 @@ def _with_remedy() -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write {error.filename or 'the checkpoint'}: {error.strerror}; make room or choose another run.dir, "
                         "then run the same command again: it goes on from the last committed checkpoint") from error
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
 
 
 def _moment_file(key: str) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Iterator
 
 import torch
@@ -62,6 +61,10 @@ class Ranks:
         torch_dist.broadcast_object_list(box, src=0, group=self.side_group)
         return box[0]
 
+    def mistake(self, message: str) -> UserError:
+        """For a mistake that all ranks find alike: raise this, and it is said once."""
+        return UserError(message) if self.first else SaidElsewhere(message)
+
     @contextlib.contextmanager
     def together(self, what: str) -> Iterator[None]:
         """What happens inside must go well on all ranks, or fails on all. No collectives inside."""
@@ -87,7 +90,7 @@ class Ranks:
         raise (SaidElsewhere if is_mistake else RuntimeError)(f"{what} failed on rank {failed[0]}: {reason}") from error
 
 
-def start_ranks(timeout_s: float | None = None) -> Ranks:
+def start_ranks() -> Ranks:
     """Join the other ranks, or be the only one where no launcher said otherwise. Safe to call twice."""
     alone = "WORLD_SIZE" not in os.environ
     for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("MASTER_ADDR", "127.0.0.1")):
@@ -96,7 +99,7 @@ def start_ranks(timeout_s: float | None = None) -> Ranks:
         if not alone:
             raise UserError("MASTER_PORT is not set, but WORLD_SIZE is: the ranks cannot find each other; "
                             "start with deepspeed, torchrun or srun through launch/train.py, or set both")
-        os.environ["MASTER_PORT"] = str(_free_port())
+        os.environ["MASTER_PORT"] = str(free_port())
     rank, world, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     on_gpu = os.environ["DS_ACCELERATOR"] == "cuda"
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
@@ -105,8 +108,7 @@ def start_ranks(timeout_s: float | None = None) -> Ranks:
     else:
         _share_cores()
     if not torch_dist.is_initialized():
-        timeout = {} if timeout_s is None else {"timeout": timedelta(seconds=timeout_s)}
-        deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False, **timeout)
+        deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
     side_group = torch_dist.new_group(backend="gloo") if world > 1 else None
     return Ranks(rank=rank, world=world, local_rank=local_rank, device=device, side_group=side_group)
 
@@ -130,7 +132,7 @@ def _share_cores() -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

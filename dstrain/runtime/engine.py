@@ -9,12 +9,15 @@ from typing import Any, Callable, Iterator
 import torch
 
 from dstrain.runtime.dist import Ranks, deepspeed
-from dstrain.runtime.fragments import Fragment, fragments, optimizer_step, own_fragments, partition_range, set_optimizer_step
+from dstrain.runtime.fragments import Fragment, check_layout, fragments, optimizer_step, own_fragments, partition_range, set_optimizer_step
 from dstrain.runtime.optimizer import GuardedAdamW, build_optimizer
 from dstrain.runtime.schedules import build_schedule
 
 WeightOf = Callable[[str, torch.Size], torch.Tensor]
 """(name, shape) -> the whole weight; may be a lazy view, of which only a part is then read"""
+
+LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""what DeepSpeed's dynamic loss scaler counts"""
 
 
 class Engine:
@@ -32,6 +35,7 @@ class Engine:
         self.optimizer = build_optimizer(trainee, lambda name: model.no_decay(own_name(name)), recipe.optim,
                                          guarded=self.stage == 0)
         self.deepspeed, *_ = deepspeed.initialize(model=trainee, optimizer=self.optimizer, config=config)
+        check_layout(self.deepspeed, self.stage)
         self.schedule = build_schedule(recipe.schedule, recipe.optim.lr, recipe.run.steps, self.optimizer)
         if recipe.engine.compile:
             self.deepspeed.compile()
@@ -81,6 +85,17 @@ class Engine:
 
     def set_optimizer_step(self, step: int) -> None:
         set_optimizer_step(self.deepspeed, step)
+
+    def loss_scale(self) -> dict | None:
+        """fp16's dynamic scale and its counters; None in other precisions."""
+        scaler = getattr(self.deepspeed.optimizer, "loss_scaler", None)
+        return {key: getattr(scaler, key) for key in LOSS_SCALE if hasattr(scaler, key)} or None
+
+    def set_loss_scale(self, scale: dict | None) -> None:
+        scaler = getattr(self.deepspeed.optimizer, "loss_scaler", None)
+        for key, value in (scale or {}).items():
+            if hasattr(scaler, key):  # another precision than before has none to set
+                setattr(scaler, key, value)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's whole shape by the model's own name."""

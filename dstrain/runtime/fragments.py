@@ -43,6 +43,21 @@ def own_fragments(engine, stage: int, rank: int, world: int) -> Iterator[Fragmen
                            {key: moment[first:end] for key, moment in fragment.moments.items()})
 
 
+def check_layout(engine, stage: int) -> None:
+    """Every fragment must be the part of its parameter that its name and offset say.
+
+    It is compared with the module's own weights: a setting or a release of DeepSpeed that orders its partitions
+    differently stops the run here, instead of writing checkpoints with the weights of other parameters.
+    """
+    parameters = dict(engine.module.named_parameters())
+    for fragment in fragments(engine, stage):
+        parameter, size = parameters[fragment.name], fragment.weight.numel()
+        own = parameter.ds_tensor.data[:size] if stage == 3 else parameter.data.view(-1)[fragment.start:fragment.start + size]
+        if not torch.equal(fragment.weight.to(own.device, own.dtype), own.view(-1)):
+            raise RuntimeError(f"DeepSpeed's partition of {fragment.name} at ZeRO stage {stage} is not where dstrain looks for it: "
+                               "checkpoints would be wrong; leave settings that reorder partitions at their defaults")
+
+
 def optimizer_step(engine) -> int:
     """How many updates the moments have seen: skipped steps do not count."""
     return max((int(state["step"]) for state in _inner(engine).state.values() if "step" in state), default=0)

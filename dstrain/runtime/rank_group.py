@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import sys
 import time
 import traceback
 from multiprocessing.connection import wait
 from typing import Any, Callable
+
+import torch
+
+from dstrain.runtime.dist import free_port, start_ranks, stop_ranks
 
 
 class RankError(RuntimeError):
@@ -29,7 +32,7 @@ class RankGroup:
         self.world = world
         self._pipes = []
         self._processes = []
-        port = _free_port()
+        port = free_port()
         with _importable_main():
             for rank in range(world):
                 here, there = context.Pipe()
@@ -94,10 +97,6 @@ def _serve(pipe: Any, rank: int, world: int, port: int, threads: int, parent: in
     """The life of one rank: join the others, then answer calls until told to stop or left alone."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS=str(threads), DS_ACCELERATOR="cpu")
-    import torch
-
-    from dstrain.runtime.dist import start_ranks, stop_ranks
-
     torch.set_num_threads(threads)
     ranks = None
     while True:
@@ -139,9 +138,3 @@ class _importable_main:
     def __exit__(self, *exception: Any) -> None:
         for name, value in self._kept.items():
             setattr(sys.modules["__main__"], name, value)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -36,7 +36,7 @@ def share_of_peak(schedule: Schedule, steps: int, step: int) -> float:
 
 
 class _ByStep:
-    """Replaces the curve of a DeepSpeed schedule; each group keeps its own share of the peak (`lr_share`)."""
+    """Replaces the curve of a DeepSpeed schedule."""
 
     def __init__(self, schedule: Schedule, peak_lr: float, steps: int, optimizer, **of_deepspeed):
         self.schedule, self.peak_lr, self.steps = schedule, peak_lr, steps
@@ -46,7 +46,7 @@ class _ByStep:
 
     def get_lr(self) -> list[float]:
         lr = self.peak_lr * share_of_peak(self.schedule, self.steps, max(1, self.last_batch_iteration))
-        return [lr * group.get("lr_share", 1.0) for group in self.optimizer.param_groups]
+        return [lr] * len(self.optimizer.param_groups)
 
 
 class WarmupLR(_ByStep, lr_schedules.WarmupLR):

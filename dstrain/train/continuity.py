@@ -19,7 +19,7 @@ def changes_since(saved: Recipe, recipe: Recipe, where: str) -> list[str]:
     """What is different from the recipe of the checkpoint, said in lines; refuses what cannot be continued."""
     before, now = _flat(recipe_to_dict(saved)), _flat(recipe_to_dict(recipe))
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    fixed = [key for key in changed if key.startswith(FIXED)]
+    fixed = [key for key in changed if key.startswith(FIXED) and not key.endswith(".path")]  # files may have moved
     if fixed:
         key = fixed[0]
         others = f" (and {len(fixed) - 1} more: {', '.join(fixed[1:])})" if fixed[1:] else ""

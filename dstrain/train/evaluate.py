@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import chain, repeat
 from typing import Any, Callable, Iterator
 
 import torch
@@ -31,7 +30,7 @@ def evaluate(forward: Callable[..., Any], module: torch.nn.Module, family: Famil
 
     with in_eval(module), torch.no_grad():
         for batch in in_step(batches, lambda: family.filler_batch(recipe, micro_rows), ranks):
-            batch = batch.to(ranks.device)
+            batch = batch.to(ranks.device, non_blocking=True)
             nll += forward(inputs=batch.inputs(), labels_BT=batch.labels_BT, keys_B=None).nll
             counts[:-2] += objective.counts(batch)
             counts[-2] += (bytes_of_token[batch.labels_BT.clamp(min=0)] * (batch.labels_BT >= 0)).sum()
@@ -57,9 +56,16 @@ def _scores(nll: torch.Tensor, counts: torch.Tensor, objective: Any) -> dict:
 
 def in_step(batches: Iterator[Batch], filler: Callable[[], Batch], ranks: Ranks) -> Iterator[Batch]:
     """The rank's batches, then fillers until every rank is through: ranks must make the same number of forward passes."""
-    for batch in chain(batches, repeat(None)):
-        left = ranks.sum(torch.tensor([batch is not None], dtype=torch.int64, device=ranks.device))
-        if not int(left):
+    while True:
+        batch, error = None, None
+        try:
+            batch = next(batches, None)
+        except Exception as caught:  # agreed on below: the others must not wait for this rank
+            error = caught
+        left, failed = ranks.sum(torch.tensor([batch is not None, error is not None], dtype=torch.int64, device=ranks.device)).tolist()
+        if failed:
+            ranks.agree(error, "reading the validation data")
+        if not left:
             return
         yield filler() if batch is None else batch
 

@@ -25,8 +25,6 @@ class Progress:
             print(line, flush=True)
             self._draw()
 
-    note = say
-
     def step(self, record: dict[str, Any]) -> None:
         if not self.shown:
             return

@@ -36,7 +36,8 @@ class RunFolder:
     def clear(self) -> None:
         """Remove what dstrain wrote, and nothing else."""
         for path in (self.checkpoints, self.tensorboard):
-            shutil.rmtree(path, ignore_errors=True)
+            if path.exists():
+                shutil.rmtree(path)
         for path in (self.metrics, self.ledger, self.recipe, self.ds_config, self.environment):
             path.unlink(missing_ok=True)
 
@@ -46,13 +47,18 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"run folder {self.path}: {error.strerror}; choose another place with run.dir=...") from None
 
-    def cut_to(self, step: int) -> None:
-        """Drop what was recorded after `step`: the run goes on from there, and from the start with nothing."""
+    def cut_to(self, step: int) -> int:
+        """Drop what was recorded after `step`: the run goes on from there. Says how many steps that were."""
+        dropped = 0
         if step == 0:
             shutil.rmtree(self.tensorboard, ignore_errors=True)
         for path in (self.metrics, self.ledger):
             if path.is_file():
-                _keep_lines(path, [line for line in read_lines(path) if line["step"] <= step])
+                lines = read_lines(path)
+                kept = [line for line in lines if line["step"] <= step]
+                _keep_lines(path, kept)
+                dropped = max(dropped, len({line["step"] for line in lines} - {line["step"] for line in kept}))
+        return dropped
 
 
 def read_lines(path: Path) -> list[dict]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import math
+import os
 from typing import Any
 
 from dstrain.train.run_folder import RunFolder
@@ -20,13 +21,13 @@ class Sinks:
 
     def write_steps(self, records: list[dict], ledger: list[dict], extra: dict[str, float]) -> None:
         """One line a step in both files; TensorBoard gets every step too, and `extra` at the last of them."""
-        self._metrics.write("".join(json.dumps(record) + "\n" for record in records))
-        self._ledger.write("".join(json.dumps(line) + "\n" for line in ledger))
+        self._metrics.write("".join(map(_line, records)))
+        self._ledger.write("".join(map(_line, ledger)))
         for record in records:
             step = record["step"]
             for tag, key in (("train/loss", "loss"), ("train/lr", "lr"), ("train/grad_norm", "grad_norm"),
                              ("perf/tokens_per_s", "tokens_per_s"), ("data/wait", "data_wait")):
-                if record[key] is not None:
+                if record[key] is not None and math.isfinite(record[key]):
                     self.board.add_scalar(tag, record[key], step)
             if len(record["terms"]) > 1:
                 for number, loss in enumerate(record["terms"].values(), start=1):
@@ -37,7 +38,7 @@ class Sinks:
             self.board.add_scalar(tag, value, records[-1]["step"])
 
     def write_scores(self, step: int, split: str, scores: dict) -> None:
-        self._metrics.write(json.dumps({"step": step, "split": split, **scores}) + "\n")
+        self._metrics.write(_line({"step": step, "split": split, **scores}))
         for key, value in scores.items():
             if isinstance(value, (int, float)):
                 self.board.add_scalar(f"{split}/{key}", value, step)
@@ -46,11 +47,26 @@ class Sinks:
         """Shown by TensorBoard as it stands: indented, so that nothing in it is taken for markup."""
         self.board.add_text(tag, "\n".join("    " + line for line in text.split("\n")), step)
 
-    def flush(self) -> None:
-        self._metrics.flush(), self._ledger.flush(), self.board.flush()
+    def sync(self) -> None:
+        """Everything that was written is on the disk when this returns."""
+        for file in (self._metrics, self._ledger):
+            file.flush()
+            os.fsync(file.fileno())
+        self.board.flush()
 
     def close(self) -> None:
         self._metrics.close(), self._ledger.close(), self.board.close()
+
+
+def _line(record: dict) -> str:
+    """One line of JSON; NaN and Inf, which JSON lacks, become null."""
+    return json.dumps({key: _finite(value) for key, value in record.items()}, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class NoSinks:
@@ -58,7 +74,3 @@ class NoSinks:
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments, **named: None
-
-
-def open_sinks(folder: RunFolder, start: int, first: bool) -> Sinks | NoSinks:
-    return Sinks(folder, start) if first else NoSinks()

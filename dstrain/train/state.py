@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ class RunState:
     def to_json(self) -> dict:
         return asdict(self)
 
+    def forget_best(self) -> None:
+        """For a change of what validation measures: losses from before are no yardstick."""
+        self.best_loss = self.best_step = None
+
     def trained(self, step: int, place: dict, applied: bool) -> None:
         """A skipped step consumes its batch and its place in the lr curve, too."""
         assert step == self.step + 1, f"step {step} after step {self.step}"
@@ -47,8 +52,8 @@ class RunState:
         self.skipped_in_a_row = 0 if applied else self.skipped_in_a_row + 1
 
     def scored(self, loss: float) -> bool:
-        """Note a validation loss; True if it is the best so far."""
-        if self.best_loss is not None and not loss < self.best_loss:
+        """Note a validation loss; True if it is the best so far. NaN and Inf never are."""
+        if not math.isfinite(loss) or (self.best_loss is not None and loss >= self.best_loss):
             return False
         self.best_loss, self.best_step = loss, self.step
         return True

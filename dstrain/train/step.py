@@ -29,7 +29,7 @@ class StepResult(NamedTuple):
 def train_step(engine: Engine, objective: Objective, batches: Sequence[Batch], rows_hash: int, step: int, seed: int,
                ranks: Ranks) -> StepResult:
     """Train on one global batch, of which `batches` are this rank's micro-batches."""
-    batches = [batch.to(ranks.device) for batch in batches]
+    batches = [batch.to(ranks.device, non_blocking=True) for batch in batches]
     totals = ranks.sum(_totals(objective, batches, rows_hash, ranks.device))
     counts = totals[:-1]  # of the whole step: over all micro-batches and ranks, known before the first forward
     engine.schedule.step(step)

@@ -19,8 +19,8 @@ from dstrain.train.family import Family
 from dstrain.train.metrics import Meter
 from dstrain.train.progress import Progress
 from dstrain.train.run_folder import RunFolder
-from dstrain.train.sinks import open_sinks
-from dstrain.train.state import RunState, write_side_files
+from dstrain.train.sinks import NoSinks, Sinks
+from dstrain.train.state import RunState, recipe_text, write_side_files
 from dstrain.train.step import train_step
 
 LoadTokenizer = Callable[..., Any]
@@ -29,24 +29,34 @@ LoadTokenizer = Callable[..., Any]
 def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadTokenizer, ranks: Ranks) -> RunState:
     """Train to the recipe's last step, from the newest good checkpoint of its run folder if there is one."""
     folder, progress = RunFolder.of(recipe), Progress(recipe.run.steps, shown=ranks.first)
-    loaded = _newest_checkpoint(folder, recipe, ranks, progress)
+    loaded, changes = _newest_checkpoint(folder, recipe, ranks, progress)
     state = RunState.begin() if loaded is None else RunState.from_json(loaded.state)
+    if any(change.startswith(("data.valid", "objective")) for change in changes):
+        state.forget_best()
     if state.step >= recipe.run.steps:
         progress.say(f"finished already: {folder.path} stands at step {state.step} of {recipe.run.steps}; "
                      "more steps with run.steps=..., start over with --fresh")
         return state
+    if loaded is not None:
+        progress.say("\n".join([f"goes on from {loaded.folder}", *(f"  changed since then: {change}" for change in changes)]))
 
     with ranks.together("opening tokenizer and data"):
         tokenizer = load_tokenizer(recipe.tokenizer, folder=None if loaded is None else loaded.folder / "tokenizer")
-        feed = family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, state.place)
+        if recipe.data.valid:  # better now than at the first validation
+            next(family.valid_batches(recipe, tokenizer, ranks.rank, ranks.world, 1), None)
+        feed = family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, state.place, pin=ranks.device.type == "cuda")
     try:
         with ranks.together("reading the first step's rows"):
             first = next(feed)  # faults of the data show before the engine is built
         engine = _build(recipe, family, config, tokenizer, loaded, ranks)
-        _prepare_folder(folder, recipe, config, state.step, ranks)
+        sinks = _open_folder(folder, recipe, config, state.step, progress, ranks)
         announce.say_run(progress.say, recipe, family, tokenizer, engine, first, folder, state, ranks)
-        run = _Run(recipe, family, tokenizer, engine, peak_flops(ranks.device, config), folder, state, progress, ranks)
-        run.loop(chain([first], feed))
+        run = _Run(recipe, family, tokenizer, engine, peak_flops(ranks.device, config), folder, sinks, state, progress, ranks)
+        try:
+            run.loop(chain([first], feed))
+        finally:
+            sinks.close()
+            engine.close()
         return state
     finally:
         feed.close()
@@ -56,18 +66,17 @@ class _Run:
     """What the loop needs at hand."""
 
     def __init__(self, recipe: Recipe, family: Family, tokenizer: Any, engine: Engine, peak: float | None, folder: RunFolder,
-                 state: RunState, progress: Progress, ranks: Ranks):
+                 sinks: Sinks | NoSinks, state: RunState, progress: Progress, ranks: Ranks):
         self.recipe, self.family, self.tokenizer, self.engine, self.folder = recipe, family, tokenizer, engine, folder
-        self.state, self.progress, self.ranks = state, progress, ranks
+        self.sinks, self.state, self.progress, self.ranks = sinks, state, progress, ranks
         self.objective = family.build_objective(recipe)
         self.peak, self.flops_a_target = peak, family.flops_a_target(recipe, engine.parameters)
         self.meter = Meter(self.objective, ranks, state.tokens)
-        self.sinks = open_sinks(folder, state.step, ranks.first)
 
     def loop(self, steps: Any) -> None:
         """Step, and at their times: log, validate, save."""
         recipe, state = self.recipe, self.state
-        self.sinks.write_text("recipe", (self.folder.recipe).read_text(), state.step)
+        self.sinks.write_text("recipe", recipe_text(recipe), state.step)
         self.meter.restart_clock()
         for batch in steps:
             result = train_step(self.engine, self.objective, batch.micro_batches, batch.rows_hash, batch.number,
@@ -79,7 +88,7 @@ class _Run:
             if last or state.step % recipe.log.every == 0 or state.skipped_in_a_row >= recipe.run.max_skipped:
                 self.log(batch)
             if state.skipped_in_a_row >= recipe.run.max_skipped:
-                raise UserError(_gives_up(state))
+                raise self.ranks.mistake(_gives_up(state))
             is_best = False
             if recipe.data.valid and (last or state.step % recipe.valid.every == 0):
                 is_best = self.validate()
@@ -87,7 +96,6 @@ class _Run:
                 self.save()
             if last:
                 break
-        self.sinks.close()
         self.progress.finish(self.state, self.folder)
 
     def log(self, batch: Any) -> None:
@@ -106,23 +114,32 @@ class _Run:
         self.sinks.write_scores(self.state.step, "valid", scores)
         self.progress.scores(self.state.step, scores, is_best)
         if self.ranks.first and self.engine.holds_whole_model and self.recipe.log.samples:
-            for number, text in enumerate(self.family.sample(self.engine.model, self.tokenizer, self.recipe), start=1):
-                self.sinks.write_text(f"samples/{number}", text, self.state.step)
+            self.write_samples()
         self.meter.restart_clock()
         return is_best
+
+    def write_samples(self) -> None:
+        try:
+            texts = self.family.sample(self.engine.model, self.tokenizer, self.recipe)
+        except UserError as mistake:  # such as a prompt that is too long: no reason to lose the run
+            self.progress.say(f"no samples: {mistake}")
+            return
+        for number, text in enumerate(texts, start=1):
+            self.sinks.write_text(f"samples/{number}", text, self.state.step)
 
     def save(self) -> None:
         """Commit a checkpoint; the side files are on the disk before it is."""
         self.log_pending()
-        self.sinks.flush()
+        self.sinks.sync()
         self.state.place = self.family.merge_places(self.ranks.gather(self.state.place))
         saved = checkpoint.save(self.folder.checkpoints, self.engine, self.state.to_json(),
                                 lambda where: write_side_files(where, self.recipe, self.tokenizer), self.ranks)
-        if self.ranks.first:
-            if self.state.best_step == self.state.step:
-                checkpoint.point(self.folder.checkpoints, "best", saved.name)
-            checkpoint.prune(self.folder.checkpoints, self.recipe.checkpoint.keep)
-        self.progress.note(f"saved {saved}")
+        with self.ranks.together(f"tidying {self.folder.checkpoints}"):
+            if self.ranks.first:
+                if self.state.best_step == self.state.step:
+                    checkpoint.point(self.folder.checkpoints, "best", saved.name)
+                checkpoint.prune(self.folder.checkpoints, self.recipe.checkpoint.keep, self.progress.say)
+        self.progress.say(f"saved {saved}")
         self.meter.restart_clock()
 
     def log_pending(self) -> None:
@@ -133,20 +150,21 @@ class _Run:
             self.sinks.write_steps(records, ledger, {})
 
 
-def _newest_checkpoint(folder: RunFolder, recipe: Recipe, ranks: Ranks, progress: Progress) -> checkpoint.Loaded | None:
+def _newest_checkpoint(folder: RunFolder, recipe: Recipe, ranks: Ranks,
+                       progress: Progress) -> tuple[checkpoint.Loaded | None, list[str]]:
+    """The newest good checkpoint, and what is different in the recipe since then."""
     found = checkpoint.newest_good(folder.checkpoints, ranks, progress.say)
     with ranks.together("going on from a checkpoint"):
         if found is None and checkpoint.committed(folder.checkpoints):
             raise UserError(f"{folder.checkpoints}: no checkpoint there is whole, so nothing can be continued; "
                             "restore one, or start over with --fresh")
         if found is None:
-            return None
+            return None, []
         changes = changes_since(load_saved_recipe(found / "recipe.yaml"), recipe, str(found))
         loaded = checkpoint.load(found)
-    progress.say(f"goes on from {found}")
-    for change in changes:
-        progress.say(f"  changed since then: {change}")
-    return loaded
+        if ranks.first:
+            checkpoint.go_on_from(found, loaded.state["best_step"], progress.say)
+    return loaded, changes
 
 
 def _build(recipe: Recipe, family: Family, config: dict, tokenizer: Any, loaded: checkpoint.Loaded | None,
@@ -154,24 +172,32 @@ def _build(recipe: Recipe, family: Family, config: dict, tokenizer: Any, loaded:
     def fresh(trainee: Any) -> Callable:
         return lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed)
 
-    engine = Engine(lambda: family.build_trainee(recipe, tokenizer), fresh if loaded is None else lambda trainee: loaded.weight_of,
-                    recipe, config, ranks)
-    if loaded is not None:
-        loaded.restore(engine)
+    try:
+        engine = Engine(lambda: family.build_trainee(recipe, tokenizer), fresh if loaded is None else lambda trainee: loaded.weight_of,
+                        recipe, config, ranks)
+        if loaded is not None:
+            loaded.restore(engine)
+    except UserError as mistake:  # a checkpoint of another model: all ranks see it alike
+        raise ranks.mistake(str(mistake)) from None
     return engine
 
 
-def _prepare_folder(folder: RunFolder, recipe: Recipe, config: dict, start: int, ranks: Ranks) -> None:
+def _open_folder(folder: RunFolder, recipe: Recipe, config: dict, start: int, progress: Progress, ranks: Ranks) -> Sinks | NoSinks:
     """Write what runs, resolved, before the first step; on going on, cut the side files to the checkpoint's step."""
+    sinks: Sinks | NoSinks = NoSinks()
     with ranks.together(f"preparing {folder.path}"):
         if ranks.first:
             try:
                 folder.make()
                 announce.freeze(folder, recipe, config, ranks)
-                folder.cut_to(start)
+                dropped = folder.cut_to(start)
+                sinks = Sinks(folder, start)
             except OSError as error:
                 raise UserError(f"run folder {folder.path}: {error.strerror}; make room or choose another place with "
                                 "run.dir=...") from error
+            if dropped:
+                progress.say(f"{dropped} recorded steps after step {start} are dropped: no checkpoint holds them")
+    return sinks
 
 
 def _gives_up(state: RunState) -> str:

@@ -83,3 +83,32 @@ def device_waits(ranks: Ranks, recipe: Recipe, ds_config: str) -> int:
                 train_step(engine, objective, step.micro_batches, step.rows_hash, number, 1, ranks)
     engine.close()
     return waits.count
+
+
+def loss_scale_round_trip(ranks: Ranks, recipe: Recipe, ds_config: str) -> tuple[dict | None, dict | None]:
+    """fp16's scale before and after it was put into another engine; the CPU's refusal of fp16 is set aside."""
+    from deepspeed.accelerator import get_accelerator
+
+    family, tokenizer = family_of(recipe), load_tokenizer(recipe.tokenizer)
+    config = engine_json(recipe, ranks.world, "cuda", ds_config)
+    accelerator = type(get_accelerator())
+    refusal, accelerator.is_fp16_supported = accelerator.is_fp16_supported, lambda self: True
+    try:
+        engines = [Engine(lambda: family.build_trainee(recipe, tokenizer),
+                          lambda trainee: lambda name, shape: family.initial_weight(trainee.model, name, shape, 1),
+                          recipe, config, ranks) for _ in range(2)]
+    finally:
+        accelerator.is_fp16_supported = refusal
+    scaler = engines[0].deepspeed.optimizer.loss_scaler
+    scaler.cur_scale, scaler.cur_iter, scaler.last_overflow_iter = 4096.0, 17, 11
+    saved = engines[0].loss_scale()
+    engines[1].set_loss_scale(saved)
+    return saved, engines[1].loss_scale()
+
+
+def reordered_partitions(ranks: Ranks, recipe: Recipe) -> None:
+    family, tokenizer = family_of(recipe), load_tokenizer(recipe.tokenizer)
+    config = engine_json(recipe, ranks.world, "cpu", "zero2_fp32")
+    config["zero_optimization"]["round_robin_gradients"] = True
+    Engine(lambda: family.build_trainee(recipe, tokenizer),
+           lambda trainee: lambda name, shape: family.initial_weight(trainee.model, name, shape, 1), recipe, config, ranks)

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rank_jobs import device_waits, live_elements_at_stage_3
+from rank_jobs import device_waits, live_elements_at_stage_3, loss_scale_round_trip, reordered_partitions
 
 from dstrain.config.schema import Schedule
 from dstrain.doctor.proofs.gradient import difference
 from dstrain.doctor.proofs.masks import fresh_trainee
 from dstrain.doctor.proofs.schedule import largest_error
 from dstrain.doctor.short_run import short_run, whole
+from dstrain.runtime.rank_group import RankError
 
 pytestmark = pytest.mark.ranks
 ENGINES = ["zero0_fp32", "zero1_fp32", "zero2_fp32", "zero3_fp32", "zero1_bf16", "zero2_bf16", "zero3_bf16"]
@@ -123,3 +124,16 @@ def test_a_step_waits_for_the_device_as_often_with_one_micro_batch_as_with_four(
     counts = [case.ranks(1).run(device_waits, replace(case.recipe, batch=replace(case.recipe.batch, micro_rows=micro_rows)), ds_config)[0]
               for micro_rows in (8, 2)]
     assert counts[0] == counts[1] <= waits
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_fp16s_loss_scale_and_its_counters_are_part_of_the_state(case, stage):
+    saved, restored = case.ranks(1).run(loss_scale_round_trip, case.recipe, f"zero{stage}_fp16")[0]
+    assert restored == saved
+    assert (saved["cur_scale"], saved["cur_iter"], saved["last_overflow_iter"]) == (4096.0, 17, 11)
+
+
+def test_a_partition_that_is_not_where_it_should_be_stops_the_run(case):
+    """DeepSpeed's round_robin_gradients reorders its partitions; training is right, checkpoints would not be."""
+    with pytest.raises(RankError, match="is not where dstrain looks for it"):
+        case.ranks(2).run(reordered_partitions, case.recipe)

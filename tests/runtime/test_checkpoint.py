@@ -15,7 +15,8 @@ def made(folder, step):
     """A checkpoint folder as far as manifest and names go."""
     path = folder / f"step_{step:08d}"
     path.mkdir(parents=True)
-    files = {"model.safetensors": b"weights", "state.json": b"{}"}
+    files = {"model.safetensors": b"weights", "state.json": b"{}", "recipe.yaml": b"", "optimizer-exp_avg.safetensors": b"",
+             "optimizer-exp_avg_sq.safetensors": b""}
     for name, data in files.items():
         (path / name).write_bytes(data)
     listed = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
@@ -30,7 +31,8 @@ def made(folder, step):
     (lambda path: (path / "manifest.json").unlink(), "manifest.json cannot be read"),
     (lambda path: (path / "manifest.json").write_text('{"files": {'), "manifest.json cannot be read"),
     (lambda path: (path / "manifest.json").write_text('{"files": []}'), "manifest.json cannot be read"),
-    (lambda path: (path / "manifest.json").write_text('{"files": {}}'), "does not list"),
+    (lambda path: (path / "manifest.json").write_text('{"format": 1, "files": {}}'), "does not list"),
+    (lambda path: (path / "manifest.json").write_text('{"format": 2, "files": {}}'), "reads format 1"),
 ])
 def test_damage_is_found_and_the_newest_good_one_is_taken(tmp_path, harm, said):
     old, new = made(tmp_path, 2), made(tmp_path, 10)
@@ -53,7 +55,22 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     for step in (2, 4, 6, 8, 10):
         made(tmp_path, step)
     checkpoint.point(tmp_path, "best", "step_00000004")
-    checkpoint.prune(tmp_path, keep=2)
+    checkpoint.prune(tmp_path, keep=2, say=print)
     assert [path.name for path in checkpoint.committed(tmp_path)] == ["step_00000004", "step_00000008", "step_00000010"]
     assert checkpoint.pointed(tmp_path, "best").name == "step_00000004"
     assert checkpoint.pointed(tmp_path, "latest") is None
+
+
+def test_going_on_moves_damaged_later_ones_aside_so_that_pruning_keeps_what_is_good(tmp_path):
+    for step in (2, 4, 5, 6):
+        made(tmp_path, step)
+    checkpoint.point(tmp_path, "latest", "step_00000006")
+    checkpoint.point(tmp_path, "best", "step_00000006")
+    lines = []
+    checkpoint.go_on_from(tmp_path / "step_00000004", best_step=2, say=lines.append)
+    assert [path.name for path in checkpoint.committed(tmp_path)] == ["step_00000002", "step_00000004"]
+    assert (tmp_path / "damaged_step_00000006").is_dir() and len(lines) == 2
+    assert checkpoint.pointed(tmp_path, "latest").name == "step_00000004"
+    assert checkpoint.pointed(tmp_path, "best").name == "step_00000002"
+    checkpoint.go_on_from(tmp_path / "step_00000004", best_step=None, say=lines.append)
+    assert checkpoint.pointed(tmp_path, "best") is None
