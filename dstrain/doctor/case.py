@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dstrain.config.ds_files import DsFile, read_ds_config
 from dstrain.config.engine_json import engine_json
+from dstrain.config.join import BATCH, said
 from dstrain.config.schema import Recipe
 from dstrain.data.tokenizer import load_tokenizer
 from dstrain.families import family_of
@@ -23,9 +28,12 @@ class Case:
     """A shrunk recipe and the ranks to run it on; close it when done."""
 
     recipe: Recipe
-    ds_config: str | None = None
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="dstrain-doctor-")))
+    folder: Path
     groups: dict[int, RankGroup] = field(default_factory=dict)
+    compiled: bool = False
+    """one run of the recipe is to be compiled, as the recipe says; all others are not"""
+    not_proven: tuple[str, ...] = ()
+    """what of the recipe no proof here reaches, and why"""
 
     @staticmethod
     def of(recipe: Recipe, ds_config: str | None = None) -> "Case":
@@ -33,14 +41,52 @@ class Case:
         small = family_of(recipe).shrink(recipe)
         if small.model.dropout == 0.0:
             small = replace(small, model=replace(small.model, dropout=0.1))
-        return Case(small, ds_config)
+        lanes = max(lanes for lanes in (1, 2, 4, 8) if lanes <= min(small.data.lanes, recipe.data.lanes))
+        small = replace(small, data=replace(small.data, lanes=lanes))
+        ds_file = read_ds_config(ds_config or recipe.engine.config, "--deepspeed_config" if ds_config else "engine.config")
+        folder = Path(tempfile.mkdtemp(prefix="dstrain-doctor-"))
+        try:
+            config, not_proven = _engine_file(ds_file, small, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        compiler = shutil.which("g++") or shutil.which("clang++")
+        if recipe.engine.compile and not compiler:
+            not_proven += ("engine.compile: torch.compile needs a C++ compiler, and there is none here; proven uncompiled",)
+        if lanes < max(WORLDS):
+            not_proven += (f"more than {lanes} rank: data.lanes is {recipe.data.lanes}",)
+        small = replace(small, engine=replace(small.engine, config=config, compile=False))
+        return Case(small, folder, compiled=bool(recipe.engine.compile and compiler), not_proven=not_proven)
 
     @property
     def family(self) -> Family:
         return family_of(self.recipe)
 
+    @property
+    def worlds(self) -> tuple[int, ...]:
+        """The numbers of ranks to try: each rank needs a lane."""
+        return tuple(world for world in WORLDS if world <= self.recipe.data.lanes)
+
+    @property
+    def precision(self) -> str:
+        """fp32 or bf16: with which rounding the engine's numbers come out. Autocast rounds as bf16 does."""
+        config = self.config(self.recipe, 1)
+        return "bf16" if config["bf16"]["enabled"] or config["torch_autocast"]["enabled"] else "fp32"
+
+    @property
+    def stage(self) -> int:
+        return self.config(self.recipe, 1)["zero_optimization"]["stage"]
+
     def tokenizer(self) -> Any:
         return load_tokenizer(self.recipe.tokenizer)
+
+    def open_data(self) -> None:
+        """Reads the first rows to train and to validate on: a user's mistake there is a UserError before any proof."""
+        tokenizer = self.tokenizer()
+        with closing(self.family.train_feed(self.recipe, tokenizer, 0, 1, None)) as feed:
+            next(feed)
+        if self.recipe.data.valid:
+            next(iter(self.family.valid_batches(self.recipe, tokenizer, 0, 1, 1)))
 
     def ranks(self, world: int) -> RankGroup:
         """`world` live ranks, started at the first call."""
@@ -49,10 +95,29 @@ class Case:
         return self.groups[world]
 
     def config(self, recipe: Recipe, world: int) -> dict:
-        return engine_json(recipe, world, "cpu", self.ds_config)
+        return engine_json(recipe, world, "cpu")
+
+    def new_folder(self, purpose: str) -> Path:
+        return Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=self.folder))
 
     def close(self) -> None:
-        import shutil
         for group in self.groups.values():
             group.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _engine_file(ds_file: DsFile, small: Recipe, folder: Path) -> tuple[str, tuple[str, ...]]:
+    """(path of the engine file to prove with, what it leaves out).
+
+    Numbers that belong to the recipe are taken out: the file may repeat the user's, and the shrunk recipe has others.
+    Whether they agree with the user's recipe was checked when that was loaded.
+    """
+    recipes_own = {"gradient_accumulation_steps", *BATCH, *(ds_key.partition(".")[0] for ds_key, _, _ in said(ds_file))}
+    keys = {key: value for key, value in ds_file.keys.items() if key not in recipes_own}
+    path = folder / Path(ds_file.place).name
+    path.write_text(json.dumps(keys))
+    config = engine_json(small, 1, "cuda", str(path))  # refuses what would be refused on the user's own machine
+    if not config["fp16"]["enabled"]:
+        return str(path), ()
+    path.write_text(json.dumps({key: value for key, value in keys.items() if key not in ("fp16", "communication_data_type")}))
+    return str(path), (f"fp16: no CPU trains in it; proven in fp32 at the same ZeRO stage, {config['zero_optimization']['stage']}",)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -25,4 +27,19 @@ def within(figure: float, bound: float, unit: str, why: str, cause: str) -> Find
 def exactly(different: int, compared: int, what: str, cause: str) -> Finding:
     """A count of differences that must be zero, out of comparisons that must have been made."""
     passed = different == 0 and compared > 0
-    return Finding(passed, f"{different} of {compared:,} {what} differ", "none, to the bit", "" if passed else cause)
+    return Finding(passed, f"{different:,} of {compared:,} {what} differ", "none, to the bit", "" if passed else cause)
+
+
+def largest(errors: Iterable[float]) -> float:
+    """The largest of measured errors. Infinite if any is NaN (which max() would pass over), and if there is none."""
+    errors = list(errors)
+    return max(errors) if errors and all(map(math.isfinite, errors)) else math.inf
+
+
+def relative(found: float, expected: float) -> float:
+    """The relative difference of two numbers; infinite unless both are finite."""
+    if not (math.isfinite(found) and math.isfinite(expected)):
+        return math.inf
+    if found == expected:
+        return 0.0
+    return abs(found - expected) / abs(expected) if expected else math.inf

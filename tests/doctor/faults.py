@@ -143,3 +143,73 @@ def _mask_swallowed() -> None:
         return inner(self, ids_BT=ids_BT, segments_BT=torch.zeros_like(ids_BT), positions_BT=positions_BT, keys_B=keys_B)
 
     _set(DecoderLm, "forward", wrong)
+
+
+def _nan_on_two_ranks() -> None:
+    """From step 2 on every loss on 2 ranks is NaN."""
+    from dstrain.doctor import short_run
+    inner = short_run.train_step
+
+    def wrong(engine, objective, batches, rows_hash, number, seed, ranks):
+        result = inner(engine, objective, batches, rows_hash, number, seed, ranks)
+        return result._replace(nll=result.nll * torch.nan) if ranks.world == 2 and number >= 2 else result
+
+    _set(short_run, "train_step", wrong)
+
+
+def _trainee_swallows_inputs() -> None:
+    """The model alone is right, but what the engine calls does not hand on where documents begin."""
+    from dstrain.objectives.trainee import Trainee
+    inner = Trainee.forward
+
+    def wrong(self, *, inputs, **others):
+        return inner(self, inputs={**inputs, "segments_BT": torch.zeros_like(inputs["segments_BT"])}, **others)
+
+    _set(Trainee, "forward", wrong)
+
+
+def _padded_width_counts() -> None:
+    """Hidden states depend on how wide the padded batch is, though not on what stands in the padding."""
+    from dstrain.models.decoder_lm import DecoderLm
+    inner = DecoderLm.forward
+    _set(DecoderLm, "forward", lambda self, *, ids_BT, **others: (hidden := inner(self, ids_BT=ids_BT, **others))._replace(
+        hidden_BTD=hidden.hidden_BTD * (1 + 1e-3 * ids_BT.shape[1])))
+
+
+def _prompts_mixed() -> None:
+    """Continuations see a little of their neighbours' hidden states."""
+    from dstrain.models.decoder_lm import DecoderLm
+    inner = DecoderLm.extend
+    _set(DecoderLm, "extend", lambda self, *arguments: (x := inner(self, *arguments)) + 1e-3 * x.mean(dim=0, keepdim=True))
+
+
+def _unfinished_validation_rows_dropped() -> None:
+    from dstrain.data.validation import _Packer
+    inner = _Packer.rest
+    _set(_Packer, "rest", lambda self: iter(()) if self._room else inner(self))
+
+
+def _validated_twice() -> None:
+    from dstrain.data import validation
+    inner = validation._valid_rows
+    _set(validation, "_valid_rows", lambda *arguments: (row for _ in range(2) for row in inner(*arguments)))
+
+
+def _shuffled_with_replacement() -> None:
+    """Some documents come twice in an epoch, others never."""
+    from dstrain.data import lanes
+    inner = lanes.permutation
+    _set(lanes, "permutation", lambda size, *key: [place // 2 for place in inner(size, *key)])
+
+
+def _validation_leaves_eval_mode() -> None:
+    import contextlib
+
+    from dstrain.train import evaluate
+
+    @contextlib.contextmanager
+    def wrong(module):
+        module.eval()
+        yield
+
+    _set(evaluate, "in_eval", wrong)

@@ -31,7 +31,10 @@ def replace_engine(case: Case, name: str) -> Case:
     ("schedule_never_stepped", "schedule"), ("schedule_one_step_late", "schedule"), ("moments_not_restored", "resume"),
     ("update_count_not_restored", "resume"), ("place_of_the_prefetched", "resume"), ("unused_parameter", "gradient"),
     ("labels_not_shifted", "labels"), ("labels_not_shifted", "gradient"), ("padding_scored", "labels"),
-    ("documents_not_separated", "masks"), ("future_seen", "masks"), ("mask_swallowed", "masks")])
+    ("documents_not_separated", "masks"), ("future_seen", "masks"), ("mask_swallowed", "masks"),
+    ("trainee_swallows_inputs", "masks"), ("padded_width_counts", "masks"), ("prompts_mixed", "masks"),
+    ("nan_on_two_ranks", "same_curve"), ("unfinished_validation_rows_dropped", "labels"), ("validated_twice", "labels"),
+    ("shuffled_with_replacement", "labels"), ("validation_leaves_eval_mode", "resume")])
 def test_a_planted_fault_fails_its_proof(case, fault, proof):
     faults.plant(None, fault)
     groups = [case.ranks(world) for world in (1, 2)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 
-from dstrain.doctor.case import WORLDS, Case
-from dstrain.doctor.finding import Finding, within
+from dstrain.doctor.case import Case
+from dstrain.doctor.finding import Finding, largest, within
 from dstrain.doctor.reference import reference_step
 from dstrain.doctor.short_run import short_run, whole
 
@@ -21,8 +22,8 @@ def prove(case: Case) -> Finding:
     if unreached:
         return Finding(False, f"{len(unreached)} parameters get no gradient", "none",
                        f"no part of the loss depends on {', '.join(unreached)}: use them in forward, or take them out")
-    error = max(error_at(case, expected, world, micro_rows=2) for world in WORLDS)
-    precision = "bf16" if case.config(case.recipe, 1).get("bf16", {}).get("enabled") else "fp32"
+    error = largest(error_at(case, expected, world, micro_rows=2) for world in case.worlds)
+    precision = case.precision
     return within(error, BOUND[precision], "of the gradient's norm", f"rounding of {precision}",
                   "a loss that is not the sum over all targets divided by their number, a label that is not the next token, "
                   "or a parameter that no gradient reaches")
@@ -32,12 +33,14 @@ def error_at(case: Case, expected: dict[str, torch.Tensor], world: int, micro_ro
     """Norm of the difference over the norm of the reference, over all parameters; infinite if any is missing."""
     recipe = replace(case.recipe, batch=replace(case.recipe.batch, micro_rows=micro_rows),
                      optim=replace(case.recipe.optim, clip=0.0))
-    traces = case.ranks(world).run(short_run, recipe, ds_config or case.ds_config, 1)
+    traces = case.ranks(world).run(short_run, recipe, ds_config, 1)
     return difference(whole([trace.gradient for trace in traces], {name: g.shape for name, g in expected.items()}), expected)
 
 
 def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    if any(torch.isnan(values).any() for values in found.values()):
-        return float("inf")
+    """Infinite where anything is NaN or infinite, and where the reference itself is all zero."""
+    if not all(torch.isfinite(values).all() for values in (*found.values(), *expected.values())):
+        return math.inf
+    norm = sum(float(values.square().sum()) for values in expected.values())
     off = sum(float((found[name] - expected[name]).square().sum()) for name in expected)
-    return (off / sum(float(values.square().sum()) for values in expected.values())) ** 0.5
+    return (off / norm) ** 0.5 if norm else math.inf

@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from dstrain.config.engine_json import engine_json
-from dstrain.config.schema import Recipe
+from dstrain.config.schema import Recipe, Source
 from dstrain.data.tokenizer import load_tokenizer
 from dstrain.doctor.case import Case
+from dstrain.doctor.excerpt import excerpt
 from dstrain.doctor.finding import Finding, exactly
 from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
 from dstrain.train.run_folder import RunFolder, read_lines
 from dstrain.train.trainer import train
 
-CLAIM = "interrupted and continued, twice: bit-equal"
+CLAIM = "interrupted and continued, twice, with validations between: bit-equal"
 STEPS = 6
 WALL_CLOCK = ("tokens_per_s", "data_wait")
 
 
 def prove(case: Case) -> Finding:
-    differences, compared = differences_after_two_stops(case, world=2)
+    sources = case.recipe.data.valid or case.recipe.data.train
+    valid = excerpt(sources[0], case.new_folder("valid"), documents=8, first_characters=2_000, characters=200)
+    differences, compared = differences_after_two_stops(case, case.worlds[-1], valid=(valid,))
     return exactly(len(differences), compared, "records and checkpoint files",
-                   f"first: {differences[0] if differences else ''}: state that no checkpoint carries, or rows that were "
-                   "prefetched but not trained on")
+                   f"first: {differences[0] if differences else ''}: state that no checkpoint carries, rows that were "
+                   "prefetched but not trained on, or a validation that changes the steps after it")
 
 
-def differences_after_two_stops(case: Case, world: int, ds_config: str | None = None) -> tuple[list[str], int]:
+def differences_after_two_stops(case: Case, world: int, ds_config: str | None = None,
+                                valid: tuple[Source, ...] = ()) -> tuple[list[str], int]:
     """The whole run against one that lost all after step 2, went on, lost all after step 4, and went on."""
-    recipe = resumable(case.recipe)
-    folder = Path(tempfile.mkdtemp(dir=case.folder))
+    recipe = resumable(case.recipe, valid)
+    folder = case.new_folder("resume")
     straight, stopped = folder / "straight", folder / "stopped"
     run_to_end(case, recipe, straight, world, ds_config)
     shutil.copytree(straight, stopped)
@@ -43,15 +46,16 @@ def differences_after_two_stops(case: Case, world: int, ds_config: str | None = 
     return compare_runs(straight, stopped, recipe)
 
 
-def resumable(recipe: Recipe) -> Recipe:
+def resumable(recipe: Recipe, valid: tuple[Source, ...] = ()) -> Recipe:
+    """Saves after every second step. With `valid` it validates there too, which must leave no trace in the steps after."""
     return replace(recipe, run=replace(recipe.run, name="run", steps=STEPS), checkpoint=replace(recipe.checkpoint, every=2, keep=99),
-                   data=replace(recipe.data, valid=()), log=replace(recipe.log, every=1),
+                   data=replace(recipe.data, valid=valid), valid=replace(recipe.valid, every=2), log=replace(recipe.log, every=1),
                    schedule=replace(recipe.schedule, warmup_steps=2))
 
 
 def run_to_end(case: Case, recipe: Recipe, folder: Path, world: int, ds_config: str | None = None) -> None:
     recipe = replace(recipe, run=replace(recipe.run, dir=str(folder)))
-    case.ranks(world).run(run_training, recipe, ds_config or case.ds_config)
+    case.ranks(world).run(run_training, recipe, ds_config)
 
 
 def run_training(ranks: Ranks, recipe: Recipe, ds_config: str | None) -> None:

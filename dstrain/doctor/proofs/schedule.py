@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dstrain.config.schema import Schedule
 from dstrain.doctor.case import Case
-from dstrain.doctor.finding import Finding, within
+from dstrain.doctor.finding import Finding, largest, within
 from dstrain.doctor.short_run import short_run
 
 CLAIM = "the lr used at each optimizer step is the requested curve"
@@ -26,11 +26,11 @@ def largest_error(case: Case, schedule: Schedule, world: int = 1, micro_rows: in
     """Over all 20 steps, as a share of the peak: used against asked, the curve written out here once more."""
     recipe = replace(case.recipe, schedule=schedule, run=replace(case.recipe.run, steps=STEPS),
                      batch=replace(case.recipe.batch, micro_rows=micro_rows))
-    trace = case.ranks(world).run(short_run, recipe, case.ds_config, STEPS)[0]
+    trace = case.ranks(world).run(short_run, recipe, None, STEPS)[0]
     peak = recipe.optim.lr
     asked = [peak * asked_share(schedule, step) for step in range(1, STEPS + 1)]
     recorded = [record["lr"] for record in trace.records]
-    return max(abs(lr - want) / peak for lrs in (trace.lrs_used, recorded) for lr, want in zip(lrs, asked, strict=True))
+    return largest(abs(lr - want) / peak for lrs in (trace.lrs_used, recorded) for lr, want in zip(lrs, asked, strict=True))
 
 
 def asked_share(schedule: Schedule, step: int) -> float:
