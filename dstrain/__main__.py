@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dstrain import __version__
-from dstrain.config.errors import SaidElsewhere, UserError
+from dstrain.config.errors import LostRank, SaidElsewhere, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,11 +20,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.act(arguments) or 0
     except SaidElsewhere:
         return 2
+    except LostRank as lost:
+        print(f"dstrain: rank {os.environ.get('RANK', 0)}: {lost}", file=sys.stderr)
+        return 1
     except UserError as mistake:
         print(f"dstrain: {mistake}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough: what is left is cleaning up
+        if os.environ.get("WORLD_SIZE", "1") == "1":  # else the launcher ends all ranks, and the scripts in launch/ say so
             print("\ndstrain: stopped by Ctrl-C; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output left (as with `| head`)
@@ -40,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """argparse wants all positional arguments in one place; users mix options and overrides."""
     parser = _parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help()
+        parser.exit(2)
     arguments, rest = parser.parse_known_args(argv)
     overrides = [argument for argument in rest if not argument.startswith("-") and hasattr(arguments, "overrides")]
     if len(overrides) < len(rest):
@@ -76,10 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(commands, "generate", _generate, "continue a prompt",
                    'dstrain generate runs/quickstart --prompt "def main("')
     _add_run(command)
-    command.add_argument("--prompt", action="append", help="text to continue (may be repeated); default: a document's start")
+    command.add_argument("--prompt", action="append", help="text to continue (may be repeated); default: the recipe's log.prompt")
     command.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="at most so many tokens (default: 200)")
     command.add_argument("--temperature", type=float, default=0.0, metavar="X",
-                         help="0 (default): always the best token; 1: as the model says")
+                         help="0 (default): always the best token, which small models repeat; 0.8: livelier; 1: as the model says")
     command.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
 
     command = _add(commands, "replay", _replay, "show the rows of one step again, and check them against the ledger",
@@ -113,7 +121,7 @@ def _eval(arguments: argparse.Namespace) -> None:
 
 def _generate(arguments: argparse.Namespace) -> None:
     from dstrain.commands.use import generate_command
-    generate_command(Path(arguments.run), arguments.checkpoint, arguments.prompt or [""], arguments.max_new_tokens,
+    generate_command(Path(arguments.run), arguments.checkpoint, arguments.prompt, arguments.max_new_tokens,
                      arguments.temperature, arguments.seed)
 
 

@@ -41,5 +41,16 @@ if [ "$gpus" -gt 0 ] && [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
 fi
 
 # --hostfile /dev/null: this machine only, whatever /job/hostfile says.
-exec deepspeed --quiet --hostfile /dev/null "${how_many[@]}" --master_port "${MASTER_PORT:-$(free_port)}" \
-    "$root/launch/train.py" "$@"
+interrupted=
+trap 'interrupted=yes' INT  # the launcher and the ranks get Ctrl-C too, and end by themselves
+code=0
+python "$root/launch/run_deepspeed.py" --quiet --hostfile /dev/null "${how_many[@]}" \
+    --master_port "${MASTER_PORT:-$(free_port)}" "$root/launch/train.py" "$@" || code=$?
+if [ -n "$interrupted" ]; then
+    echo "stopped by Ctrl-C; the same command goes on from the last checkpoint" >&2
+    exit 130
+fi
+case $code in
+    0 | 1 | 2) exit "$code" ;;
+    *) exit 1 ;;  # a rank that was killed: the launcher passes on the signal's number
+esac

@@ -6,8 +6,10 @@ import os
 import sys
 
 from dstrain.config.engine_json import engine_json
-from dstrain.config.errors import SaidElsewhere, UserError
+from dstrain.config.errors import LostRank, SaidElsewhere, UserError
 from dstrain.config.load import load_recipe
+from dstrain.config.schema import Recipe
+from dstrain.data.sources import Corpus
 from dstrain.train.run_folder import RunFolder
 
 
@@ -15,6 +17,7 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
     try:
         recipe = load_recipe(name, overrides, ds_config)
         folder = RunFolder.of(recipe)
+        _check_what_needs_no_torch(recipe, ds_config)
         if fresh:
             _may_start_over(folder, yes)
     except UserError as mistake:  # every rank makes it; the first of each machine says it
@@ -22,21 +25,38 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
 
     from dstrain.data.tokenizer import load_tokenizer  # after the recipe is known to be good: torch takes its time
     from dstrain.families import family_of
-    from dstrain.runtime.dist import start_ranks, stop_ranks
+    from dstrain.runtime.dist import lost_a_rank, start_ranks, stop_ranks
     from dstrain.train.trainer import train
 
-    ranks = start_ranks()
+    ranks, lock = start_ranks(), None
     try:
         with ranks.together("reading the DeepSpeed settings"):
             config = engine_json(recipe, ranks.world, ranks.device.type, ds_config)
         if ds_config is not None and ranks.first:
             print(f"--deepspeed_config {ds_config} is used in place of the recipe's engine.config")
+        with ranks.together(f"opening {folder.path}"):
+            lock = folder.lock() if ranks.first else None
         with ranks.together(f"clearing {folder.path}"):  # nobody looks into the folder before it is cleared
             if fresh and ranks.first:
                 folder.clear()
         train(recipe, family_of(recipe), config, load_tokenizer, ranks)
+    except RuntimeError as error:
+        if not lost_a_rank(error):
+            raise
+        raise LostRank("another rank is gone (killed, out of memory, or its machine): this one ends, too; "
+                       "the same command goes on from the last checkpoint") from None
     finally:
         stop_ranks()
+        if lock is not None:
+            lock.close()
+
+
+def _check_what_needs_no_torch(recipe: Recipe, ds_config: str | None) -> None:
+    """The commonest mistakes, before torch and DeepSpeed take their seconds to load."""
+    engine_json(recipe, int(os.environ.get("WORLD_SIZE", 1)), "cuda", ds_config)  # fp16 on a CPU is refused later
+    for split, sources in (("train", recipe.data.train), ("valid", recipe.data.valid)):
+        for number, source in enumerate(sources):
+            Corpus(source, number, split)
 
 
 def _may_start_over(folder: RunFolder, yes: bool) -> None:

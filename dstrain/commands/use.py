@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,21 +24,24 @@ def eval_command(run: Path, which: str) -> None:
     from dstrain.train.evaluate import evaluate
     trained = load_trained(run, which)
     if not trained.recipe.data.valid:
-        raise UserError(f"{trained.where / 'recipe.yaml'}: data.valid names nothing to score")
+        raise UserError(f"{run} was trained without data.valid: there is nothing to score")
     scores = evaluate(trained.trainee, trained.trainee, trained.family, trained.recipe, trained.tokenizer, trained.ranks)
     print(f"{trained.where}, validation data:")
     for name, value in scores.items():
         print(f"  {name:<16} {value:,}" if isinstance(value, int) else f"  {name:<16} {value:.6g}")
 
 
-def generate_command(run: Path, which: str, prompts: list[str], max_new_tokens: int, temperature: float, seed: int) -> None:
+def generate_command(run: Path, which: str, prompts: list[str] | None, max_new_tokens: int, temperature: float, seed: int) -> None:
     from dstrain.infer.sampling import generate
     trained = load_trained(run, which)
+    prompts = prompts or [trained.recipe.log.prompt]
     results = generate(trained.trainee.model, trained.tokenizer, prompts, max_new_tokens, temperature, seed)
     for number, (prompt, result) in enumerate(zip(prompts, results)):
         if len(prompts) > 1:
             print(f"--- prompt {number + 1}")
-        print(prompt + result.text)
+        print(prompt + result.text, flush=True)
+        if result.stopped == "length":
+            print(f"(stopped: the model was trained on rows of {trained.recipe.batch.length} tokens)", file=sys.stderr)
 
 
 def load_trained(run: Path, which: str) -> Trained:
@@ -50,6 +54,9 @@ def load_trained(run: Path, which: str) -> Trained:
     from dstrain.runtime.engine import fill_weights
 
     fault = checkpoint.verify(where)
+    while fault is not None and not where.exists():  # a training beside us has moved on to newer ones
+        where = find_checkpoint(run, which)
+        fault = checkpoint.verify(where)
     if fault is not None:
         raise UserError(f"{where} is damaged: {fault}; choose another with --checkpoint")
     recipe = load_saved_recipe(where / "recipe.yaml")

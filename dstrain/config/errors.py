@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake: the command line prints it as one line and ends with exit code 2."""
+"""What the command line prints as one line: a user's mistake (exit code 2), or a rank that was lost (1)."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class SaidElsewhere(UserError):
     """A mistake that another rank prints: this one ends with the same exit code, silently."""
+
+
+class LostRank(Exception):
+    """Another rank is gone: nothing that this one's traceback would explain."""

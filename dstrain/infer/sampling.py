@@ -68,8 +68,10 @@ def generate(model: nn.Module & LanguageModel, tokenizer: Tokenizer, prompts: Se
 
     `first_prompt` is the number of prompts[0] where a caller hands over many prompts in several calls.
     """
-    if max_new_tokens < 1 or temperature < 0.0:
-        raise UserError(f"max_new_tokens {max_new_tokens} must be at least 1, temperature {temperature} at least 0")
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
+    if not temperature >= 0.0:
+        raise UserError(f"temperature is {temperature}, but must be at least 0")
     if not prompts:
         return []
     starts = [_start(tokenizer, prompt, number, model.length) for number, prompt in enumerate(prompts, first_prompt)]

@@ -119,6 +119,12 @@ def lone_rank() -> Ranks:
     return Ranks(rank=0, world=1, local_rank=0, device=device, side_group=None)
 
 
+def lost_a_rank(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank is gone."""
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "remote process exited")
+    return isinstance(error, torch_dist.DistBackendError) or any(sign in str(error) for sign in signs)
+
+
 def stop_ranks() -> None:
     """Leave the group, so that no port and no thread stays behind."""
     if torch_dist.is_initialized():

@@ -32,11 +32,11 @@ def say_run(say: Callable[[str], None], recipe: Recipe, family: Family, tokenize
     tokens = recipe.run.steps * batch.rows * batch.length
     stats = first.stats
     say(f"run        {folder.path}" + (f", from step {state.step} on" if state.step else ""))
-    say(f"model      {family.name}, {parameters / 1e6:.1f}M parameters ({parameters:,})")
-    say(f"data       {tokens:,} positions in {recipe.run.steps:,} steps, {tokens / parameters:.1f} per parameter; "
+    say(f"model      {family.name}, {parameters / 1e6:.{1 if parameters >= 1e6 else 3}f}M parameters ({parameters:,})")
+    say(f"data       {tokens:,} positions in {recipe.run.steps:,} steps, {tokens / parameters:.2g} per parameter; "
         f"{_epochs(recipe, family, tokens, _bytes_a_target(first, tokenizer))}")
     say(f"           first step: {100 * (1 - stats['scored'] / max(1, stats['positions'])):.1f} % of the positions are padding, "
-        f"{stats['cut']} of {stats['documents']} documents go on in a later row")
+        f"{stats['documents']} documents begin, {stats['cut']} of them go on in a later row")
     say(f"step       {batch.rows} rows x {batch.length} = {batch.rows * batch.length:,} positions: {shape.world} rank(s) x "
         f"{shape.accumulation} micro-batch(es) of {shape.micro_rows} rows (train_batch_size {shape.world * shape.accumulation * shape.micro_rows})")
     if recipe.log.samples and recipe.data.valid and not engine.holds_whole_model:

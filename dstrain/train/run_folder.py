@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
@@ -46,6 +48,25 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"run folder {self.path}: {error.strerror}; choose another place with run.dir=...") from None
+
+    def lock(self) -> IO:
+        """Keep other trainings out of this folder until the file that is returned is closed, or this process ends."""
+        self.make()
+        try:
+            file = open(self.path / ".lock", "a+")
+        except OSError as error:
+            raise UserError(f"run folder {self.path}: {error.strerror}; choose another place with run.dir=...") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise UserError(f"{self.path} is being trained by {file.read().strip() or 'another process'}: wait for it, stop it, "
+                            "or choose another run.name") from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        return file
 
     def cut_to(self, step: int) -> int:
         """Drop what was recorded after `step`: the run goes on from there. Says how many steps that were."""

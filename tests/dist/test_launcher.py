@@ -54,22 +54,66 @@ def test_a_mistake_is_said_once_and_passed_on_as_exit_code_two(place):
         assert done.returncode == 2 and len(said) == 1, done.stderr + done.stdout
 
 
-def test_ctrl_c_leaves_no_process_and_the_run_goes_on(place):
-    process = subprocess.Popen(command("small.yaml", "run.steps=100000", "schedule.name=WarmupLR"), cwd=place, env=environment(),
-                               text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-    for line in process.stdout:
-        if "saved" in line:
-            break
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_is_said_in_one_line_leaves_no_process_and_the_run_goes_on(place, presses):
+    process = begin(place)
+    until_saved(process)
+    for _ in range(presses):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.3)
+    said = process.stdout.read()
+    assert process.wait(timeout=60) == 130
+    assert "Traceback" not in said and said.count("Ctrl-C") == 1, said
+    assert gone(place) == []
+    newest = (place / "runs/small/checkpoints/latest").read_text().strip()
+    done = launch(place, "small.yaml", f"run.steps={int(newest[5:]) + 4}", "schedule.name=WarmupLR")
+    assert done.returncode == 0 and f"goes on from runs/small/checkpoints/{newest}" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_killed_rank_ends_the_run_everywhere_with_a_reason(place):
+    process = begin(place)
+    until_saved(process)
+    ranks = [pid for pid in _alive_in(place) if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+             and b"LOCAL_RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+    assert ranks
+    os.kill(max(ranks), signal.SIGKILL)
+    said = process.stdout.read()
+    assert process.wait(timeout=60) == 1
+    assert "Traceback" not in said, said
+    assert gone(place) == []
+
+
+def test_a_second_training_in_the_same_folder_is_refused_by_name(place):
+    process = begin(place)
+    until_saved(process)
+    for more in ([], ["--fresh", "--yes"]):
+        second = alone(place, "small.yaml", "run.steps=100000", "schedule.name=WarmupLR", *more)
+        assert second.returncode == 2 and "is being trained by process" in second.stderr
     os.killpg(process.pid, signal.SIGINT)
-    process.stdout.read()
-    assert process.wait(timeout=60) != 0
+    assert "Traceback" not in process.stdout.read() and process.wait(timeout=60) == 130
+
+
+def begin(place: Path) -> subprocess.Popen:
+    """A training on two launched ranks that would go on for ever, in a process group of its own."""
+    return subprocess.Popen(command("small.yaml", "run.steps=100000", "schedule.name=WarmupLR"), cwd=place, env=environment(),
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def until_saved(process: subprocess.Popen) -> None:
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if "saved" in line:
+            return
+    raise AssertionError("".join(seen))
+
+
+def gone(place: Path) -> list[int]:
+    """What is still alive in the folder after some seconds' patience."""
     deadline = time.monotonic() + 20
     while _alive_in(place) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert _alive_in(place) == []
-    newest = (place / "runs/small/checkpoints/latest").read_text().strip()
-    done = launch(place, "small.yaml", f"run.steps={int(newest[5:]) + 4}", "schedule.name=WarmupLR")
-    assert done.returncode == 0 and f"goes on from runs/small/checkpoints/{newest}" in done.stdout
+    return _alive_in(place)
 
 
 def _alive_in(place: Path) -> list[int]:

@@ -45,6 +45,7 @@ def copy_of_the_scripts(folder: Path) -> Path:
             copy.write_bytes(script.read_bytes())
     binaries = folder / ".venv" / "bin"
     write_stub(binaries, "deepspeed")
+    write_stub(folder / "launch", "run_deepspeed.py")
     (binaries / "python").symlink_to(sys.executable)
     return folder
 
