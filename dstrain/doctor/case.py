@@ -86,7 +86,7 @@ class Case:
         with closing(self.family.train_feed(self.recipe, tokenizer, 0, 1, None)) as feed:
             next(feed)
         if self.recipe.data.valid:
-            next(iter(self.family.valid_batches(self.recipe, tokenizer, 0, 1, 1)))
+            next(self.family.valid_batches(self.recipe, tokenizer, 0, 1, 1), None)
 
     def ranks(self, world: int) -> RankGroup:
         """`world` live ranks, started at the first call."""

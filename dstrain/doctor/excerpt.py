@@ -21,14 +21,14 @@ def excerpt(source: Source, folder: Path, documents: int = 32, first_characters:
     if ".jsonl" in corpus.files[0].suffixes:
         lines = [json.dumps({source.text_field: text}) + "\n" for text in texts]
         _write(folder / "text.jsonl", "".join(lines))
-        return replace(source, path=str(folder / "text.jsonl"), weight=1.0)
+        return replace(source, path=str(folder / "text.jsonl"), weight=1.0, documents="file", starts=None)
     if source.starts is not None or source.documents != "file":
         between = "\n\n" if source.documents == "paragraphs" else "\n"
         _write(folder / "text.txt", "".join(text.removesuffix("\n") + between for text in texts))
-        return replace(source, path=str(folder / "text.txt"), weight=1.0)
+        return replace(source, path=str(folder / "text.txt"), weight=1.0, text_field="text")
     for number, text in enumerate(texts):
         _write(folder / f"{number:04}.txt", text)
-    return replace(source, path=str(folder / "*.txt"), embedded=None, part="all", weight=1.0)
+    return replace(source, path=str(folder / "*.txt"), embedded=None, part="all", weight=1.0, text_field="text")
 
 
 def _texts(corpus: Corpus, most_characters: int) -> Iterator[str]:
