@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from dstrain.config.deepspeed_keys import OFFLOAD, REFUSED, ZERO_REFUSED, ZERO_STAGE3
+from dstrain.config.deepspeed_keys import REFUSED, ZERO_REFUSED, ZERO_STAGE3
 from dstrain.config.ds_files import DsFile, read_ds_config
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown

@@ -6,20 +6,19 @@ from itertools import chain
 from typing import Any, Callable
 
 from dstrain.config.errors import UserError
-from dstrain.config.load import load_saved_recipe
 from dstrain.config.schema import Recipe
 from dstrain.runtime import checkpoint
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine
 from dstrain.runtime.peak import peak_flops
 from dstrain.train import announce
-from dstrain.train.continuity import changes_since
 from dstrain.train.evaluate import evaluate
 from dstrain.train.family import Family
 from dstrain.train.metrics import Meter
 from dstrain.train.progress import Progress
 from dstrain.train.run_folder import RunFolder
 from dstrain.train.sinks import NoSinks, Sinks
+from dstrain.train.start import build_engine, newest_checkpoint, open_folder
 from dstrain.train.state import RunState, recipe_text, write_side_files
 from dstrain.train.step import train_step
 
@@ -29,7 +28,7 @@ LoadTokenizer = Callable[..., Any]
 def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadTokenizer, ranks: Ranks) -> RunState:
     """Train to the recipe's last step, from the newest good checkpoint of its run folder if there is one."""
     folder, progress = RunFolder.of(recipe), Progress(recipe.run.steps, shown=ranks.first)
-    loaded, changes = _newest_checkpoint(folder, recipe, ranks, progress)
+    loaded, changes = newest_checkpoint(folder, recipe, ranks, progress)
     state = RunState.begin() if loaded is None else RunState.from_json(loaded.state)
     if any(change.startswith(("data.valid", "objective")) for change in changes):
         state.forget_best()
@@ -48,8 +47,8 @@ def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadToke
     try:
         with ranks.together("reading the first step's rows"):
             first = next(feed)  # faults of the data show before the engine is built
-        engine = _build(recipe, family, config, tokenizer, loaded, ranks)
-        sinks = _open_folder(folder, recipe, config, state.step, progress, ranks)
+        engine = build_engine(recipe, family, config, tokenizer, loaded, ranks)
+        sinks = open_folder(folder, recipe, config, state.step, progress, ranks)
         announce.say_run(progress.say, recipe, family, tokenizer, engine, first, folder, state, ranks)
         run = _Run(recipe, family, tokenizer, engine, peak_flops(ranks.device, config), folder, sinks, state, progress, ranks)
         try:
@@ -148,56 +147,6 @@ class _Run:
         if records:
             self.state.tokens = self.meter.tokens
             self.sinks.write_steps(records, ledger, {})
-
-
-def _newest_checkpoint(folder: RunFolder, recipe: Recipe, ranks: Ranks,
-                       progress: Progress) -> tuple[checkpoint.Loaded | None, list[str]]:
-    """The newest good checkpoint, and what is different in the recipe since then."""
-    found = checkpoint.newest_good(folder.checkpoints, ranks, progress.say)
-    with ranks.together("going on from a checkpoint"):
-        if found is None and checkpoint.committed(folder.checkpoints):
-            raise UserError(f"{folder.checkpoints}: no checkpoint there is whole, so nothing can be continued; "
-                            "restore one, or start over with --fresh")
-        if found is None:
-            return None, []
-        changes = changes_since(load_saved_recipe(found / "recipe.yaml"), recipe, str(found))
-        loaded = checkpoint.load(found)
-        if ranks.first:
-            checkpoint.go_on_from(found, loaded.state["best_step"], progress.say)
-    return loaded, changes
-
-
-def _build(recipe: Recipe, family: Family, config: dict, tokenizer: Any, loaded: checkpoint.Loaded | None,
-           ranks: Ranks) -> Engine:
-    def fresh(trainee: Any) -> Callable:
-        return lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed)
-
-    try:
-        engine = Engine(lambda: family.build_trainee(recipe, tokenizer), fresh if loaded is None else lambda trainee: loaded.weight_of,
-                        recipe, config, ranks)
-        if loaded is not None:
-            loaded.restore(engine)
-    except UserError as mistake:  # a checkpoint of another model: all ranks see it alike
-        raise ranks.mistake(str(mistake)) from None
-    return engine
-
-
-def _open_folder(folder: RunFolder, recipe: Recipe, config: dict, start: int, progress: Progress, ranks: Ranks) -> Sinks | NoSinks:
-    """Write what runs, resolved, before the first step; on going on, cut the side files to the checkpoint's step."""
-    sinks: Sinks | NoSinks = NoSinks()
-    with ranks.together(f"preparing {folder.path}"):
-        if ranks.first:
-            try:
-                folder.make()
-                announce.freeze(folder, recipe, config, ranks)
-                dropped = folder.cut_to(start)
-                sinks = Sinks(folder, start)
-            except OSError as error:
-                raise UserError(f"run folder {folder.path}: {error.strerror}; make room or choose another place with "
-                                "run.dir=...") from error
-            if dropped:
-                progress.say(f"{dropped} recorded steps after step {start} are dropped: no checkpoint holds them")
-    return sinks
 
 
 def _gives_up(state: RunState) -> str:
