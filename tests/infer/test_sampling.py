@@ -186,6 +186,6 @@ def test_a_bf16_model_generates():
 def test_mistakes_are_said():
     with pytest.raises(UserError, match="prompt 1 has 49 tokens with its start.* rows of 48"):
         generate(model_of(), Bytes(), ["a", "b" * 48], 1)
-    with pytest.raises(UserError, match="max_new_tokens 0"):
+    with pytest.raises(UserError, match="max_new_tokens is 0"):
         generate(model_of(), Bytes(), ["a"], 0)
     assert generate(model_of(), Bytes(), [], 5) == []
