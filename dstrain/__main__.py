@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough: what is left is cleaning up
-        if os.environ.get("WORLD_SIZE", "1") == "1":  # else the launcher ends all ranks, and the scripts in launch/ say so
+        # With more ranks the launcher ends them all, and the scripts in launch/ say so.
+        if os.environ.get("WORLD_SIZE", "1") == "1":
             print("\ndstrain: stopped by Ctrl-C; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output left (as with `| head`)
@@ -37,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        print(f"dstrain: {error.filename or 'writing'}: {error.strerror}; the same command goes on from the last checkpoint",
-              file=sys.stderr)
+        print(f"dstrain: {error.filename or 'writing'}: {error.strerror}; "
+              "the same command goes on from the last checkpoint", file=sys.stderr)
         return 1
 
 
@@ -58,7 +59,8 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dstrain", description="Train Transformers from scratch: one recipe, any shape.")
+    parser = argparse.ArgumentParser(prog="dstrain",
+                                     description="Train Transformers from scratch: one recipe, any shape.")
     parser.add_argument("--version", action="version", version=f"dstrain {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -66,8 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(commands, "train", _train, "train a recipe, or go on with it",
                    "dstrain train quickstart run.steps=50\n  deepspeed --num_accelerators 2 launch/train.py quickstart")
     _add_recipe(command)
-    command.add_argument("--deepspeed_config", metavar="FILE", help="DeepSpeed JSON; wins over the recipe's engine.config")
-    command.add_argument("--deepspeed", action="store_true", help="accepted for the deepspeed launcher's sake; always on")
+    command.add_argument("--deepspeed_config", metavar="FILE",
+                         help="DeepSpeed JSON; wins over the recipe's engine.config")
+    command.add_argument("--deepspeed", action="store_true",
+                         help="accepted for the deepspeed launcher's sake; always on")
     command.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     command.add_argument("--fresh", action="store_true", help="start over: remove what the run folder has of this run")
     command.add_argument("--yes", action="store_true", help="with --fresh: do not ask")
@@ -75,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(commands, "doctor", _doctor, "prove the recipe's training on a shrunk copy of it",
                    "dstrain doctor quickstart")
     _add_recipe(command)
-    command.add_argument("--deepspeed_config", metavar="FILE", help="DeepSpeed JSON; wins over the recipe's engine.config")
+    command.add_argument("--deepspeed_config", metavar="FILE",
+                         help="DeepSpeed JSON; wins over the recipe's engine.config")
     command.add_argument("--only", metavar="PROOF", action="append", help="run this proof alone (may be repeated)")
 
     command = _add(commands, "eval", _eval, "score a run on its validation data", "dstrain eval runs/quickstart")
@@ -84,10 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(commands, "generate", _generate, "continue a prompt",
                    'dstrain generate runs/quickstart --prompt "def main("')
     _add_run(command)
-    command.add_argument("--prompt", action="append", help="text to continue (may be repeated); default: the recipe's log.prompt")
-    command.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="at most so many tokens (default: 200)")
+    command.add_argument("--prompt", action="append",
+                         help="text to continue (may be repeated); default: the recipe's log.prompt")
+    command.add_argument("--max-new-tokens", type=int, default=200, metavar="N",
+                         help="at most so many tokens (default: 200)")
     command.add_argument("--temperature", type=float, default=0.0, metavar="X",
-                         help="0 (default): always the best token, which small models repeat; 0.8: livelier; 1: as the model says")
+                         help="0 (default): always the best token, which small models repeat; 0.8: livelier; "
+                              "1: as the model says")
     command.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
 
     command = _add(commands, "replay", _replay, "show the rows of one step again, and check them against the ledger",
@@ -131,7 +139,8 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 
 def _add(commands, name: str, act, what: str, example: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", epilog=f"example:\n  {example}",
+    command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".",
+                                  epilog=f"example:\n  {example}",
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     command.set_defaults(act=act)
     return command
@@ -139,7 +148,8 @@ def _add(commands, name: str, act, what: str, example: str) -> argparse.Argument
 
 def _add_recipe(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", metavar="RECIPE", help="a name from `dstrain recipes`, or the path of a YAML file")
-    command.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe, such as run.steps=50")
+    command.add_argument("overrides", nargs="*", metavar="section.key=value",
+                         help="changes to the recipe, such as run.steps=50")
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:

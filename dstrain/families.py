@@ -43,7 +43,7 @@ def _lm_samples(model: torch.nn.Module, tokenizer: Any, recipe: Recipe) -> list[
 
 
 def _lm_flops(recipe: Recipe, parameters: int) -> float:
-    """Six a parameter (the tied embedding is used as the output matrix), and the attention scores over the whole row."""
+    """Six a parameter (the tied embedding is the output matrix too), and the attention scores over the whole row."""
     return 6 * parameters + 12 * recipe.model.layers * recipe.model.width * recipe.batch.length
 
 

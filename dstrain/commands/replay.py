@@ -32,8 +32,10 @@ def replay_command(run: Path, step: int, rows: int) -> int:
     found = f"{batch.rows_hash % 2**64:016x}"
     _print_rows(batch, tokenizer, rows)
     recorded = {line["step"]: line["rows"] for line in read_lines(folder.ledger)} if folder.ledger.is_file() else {}
-    print(f"step {step}: rows {found}, " + ("not in the ledger" if step not in recorded else "as in the ledger"
-          if recorded[step] == found else f"but the ledger has {recorded[step]}: the data or the recipe has changed since"))
+    print(f"step {step}: rows {found}, " + (
+        "not in the ledger" if step not in recorded else
+        "as in the ledger" if recorded[step] == found else
+        f"but the ledger has {recorded[step]}: the data or the recipe has changed since"))
     return int(step in recorded and recorded[step] != found)
 
 

@@ -64,6 +64,7 @@ def _may_start_over(folder: RunFolder, yes: bool) -> None:
     if yes or not folder.has_training():
         return
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 or not sys.stdin.isatty():
-        raise UserError(f"--fresh would remove what {folder.path} has of this run, and nobody can be asked here: add --yes")
+        raise UserError(f"--fresh would remove what {folder.path} has of this run, and nobody can be asked here: "
+                        "add --yes")
     if input(f"--fresh removes the checkpoints and records in {folder.path}. Type yes to go on: ").strip() != "yes":
         raise UserError(f"nothing was removed from {folder.path}; without --fresh the run goes on where it stopped")

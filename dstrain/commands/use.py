@@ -25,13 +25,15 @@ def eval_command(run: Path, which: str) -> None:
     trained = load_trained(run, which)
     if not trained.recipe.data.valid:
         raise UserError(f"{run} was trained without data.valid: there is nothing to score")
-    scores = evaluate(trained.trainee, trained.trainee, trained.family, trained.recipe, trained.tokenizer, trained.ranks)
+    scores = evaluate(trained.trainee, trained.trainee, trained.family, trained.recipe, trained.tokenizer,
+                      trained.ranks)
     print(f"{trained.where}, validation data:")
     for name, value in scores.items():
         print(f"  {name:<16} {value:,}" if isinstance(value, int) else f"  {name:<16} {value:.6g}")
 
 
-def generate_command(run: Path, which: str, prompts: list[str] | None, max_new_tokens: int, temperature: float, seed: int) -> None:
+def generate_command(run: Path, which: str, prompts: list[str] | None, max_new_tokens: int, temperature: float,
+                     seed: int) -> None:
     from dstrain.infer.sampling import generate
     trained = load_trained(run, which)
     prompts = prompts or [trained.recipe.log.prompt]
@@ -60,7 +62,8 @@ def load_trained(run: Path, which: str) -> Trained:
     if fault is not None:
         raise UserError(f"{where} is damaged: {fault}; choose another with --checkpoint")
     recipe = load_saved_recipe(where / "recipe.yaml")
-    family, tokenizer, ranks = family_of(recipe), load_tokenizer(recipe.tokenizer, folder=where / "tokenizer"), lone_rank()
+    family = family_of(recipe)
+    tokenizer, ranks = load_tokenizer(recipe.tokenizer, folder=where / "tokenizer"), lone_rank()
     trainee = family.build_trainee(recipe, tokenizer)
     fill_weights(trainee, checkpoint.load(where).weight_of, rank=0)
     return Trained(recipe, family, tokenizer, trainee.to(ranks.device).eval(), ranks, where)

@@ -147,7 +147,8 @@ def _check_schedule(recipe: Recipe, place_of: PlaceOf) -> None:
     schedule, steps = recipe.schedule, recipe.run.steps
     if steps is not None and schedule.warmup_steps > steps:
         raise UserError(f"{place_of('schedule.warmup_steps')}: schedule.warmup_steps is {schedule.warmup_steps}, but "
-                        f"the run has only {steps} steps; warm up for fewer steps (schedule.warmup_steps=0), or run for more")
+                        f"the run has only {steps} steps; "
+                        f"warm up for fewer steps (schedule.warmup_steps=0), or run for more")
     if schedule.name == "WarmupLR" and schedule.floor > 0:
         raise UserError(f"{place_of('schedule.floor')}: schedule.floor is {schedule.floor}, but WarmupLR never falls; "
                         f"remove it, or choose WarmupDecayLR or WarmupCosineLR")

@@ -43,7 +43,8 @@ class Case:
             small = replace(small, model=replace(small.model, dropout=0.1))
         lanes = max(lanes for lanes in (1, 2, 4, 8) if lanes <= min(small.data.lanes, recipe.data.lanes))
         small = replace(small, data=replace(small.data, lanes=lanes))
-        ds_file = read_ds_config(ds_config or recipe.engine.config, "--deepspeed_config" if ds_config else "engine.config")
+        ds_file = read_ds_config(ds_config or recipe.engine.config,
+                                 "--deepspeed_config" if ds_config else "engine.config")
         folder = Path(tempfile.mkdtemp(prefix="dstrain-doctor-"))
         try:
             config, not_proven = _engine_file(ds_file, small, folder)
@@ -52,7 +53,8 @@ class Case:
             raise
         compiler = shutil.which("g++") or shutil.which("clang++")
         if recipe.engine.compile and not compiler:
-            not_proven += ("engine.compile: torch.compile needs a C++ compiler, and there is none here; proven uncompiled",)
+            not_proven += ("engine.compile: torch.compile needs a C++ compiler, and there is none here; "
+                           "proven uncompiled",)
         if lanes < max(WORLDS):
             not_proven += (f"more than {lanes} rank: data.lanes is {recipe.data.lanes}",)
         small = replace(small, engine=replace(small.engine, config=config, compile=False))
@@ -119,5 +121,7 @@ def _engine_file(ds_file: DsFile, small: Recipe, folder: Path) -> tuple[str, tup
     config = engine_json(small, 1, "cuda", str(path))  # refuses what would be refused on the user's own machine
     if not config["fp16"]["enabled"]:
         return str(path), ()
-    path.write_text(json.dumps({key: value for key, value in keys.items() if key not in ("fp16", "communication_data_type")}))
-    return str(path), (f"fp16: no CPU trains in it; proven in fp32 at the same ZeRO stage, {config['zero_optimization']['stage']}",)
+    without_fp16 = {key: value for key, value in keys.items() if key not in ("fp16", "communication_data_type")}
+    path.write_text(json.dumps(without_fp16))
+    stage = config["zero_optimization"]["stage"]
+    return str(path), (f"fp16: no CPU trains in it; proven in fp32 at the same ZeRO stage, {stage}",)

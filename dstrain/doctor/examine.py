@@ -13,7 +13,8 @@ from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding
 from dstrain.doctor.proofs import gradient, labels, masks, resume, same_curve, schedule
 
-PROOFS = {"labels": labels, "masks": masks, "gradient": gradient, "schedule": schedule, "same_curve": same_curve, "resume": resume}
+PROOFS = {"labels": labels, "masks": masks, "gradient": gradient, "schedule": schedule, "same_curve": same_curve,
+          "resume": resume}
 
 
 class Examined(NamedTuple):
@@ -33,8 +34,8 @@ def examine(case: Case, names: list[str], say: Callable[[str], None]) -> list[Ex
         except UserError:
             raise  # the user's mistake, and no proof's failure
         except Exception as error:  # whatever a user's own model or data does, the other proofs still run
-            finding = Finding(False, f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error) else ''}", "",
-                              "the proof could not run to its end")
+            last_line = str(error).strip().splitlines()[-1] if str(error) else ""
+            finding = Finding(False, f"{type(error).__name__}: {last_line}", "", "the proof could not run to its end")
         examined = Examined(name, proof.CLAIM, finding, time.perf_counter() - began)
         found.append(examined)
         say(_lines(examined))
@@ -47,7 +48,8 @@ def certificate(recipe: dict, found: list[Examined], not_proven: tuple[str, ...]
             "packages": {name: metadata.version(name) for name in ("torch", "deepspeed")},
             "proved_at": "a shrunk copy of the recipe, on CPU ranks", "recipe": recipe,
             "proofs": [{"name": e.name, "claim": e.claim, "passed": e.finding.passed, "figure": e.finding.figure,
-                        "tolerance": e.finding.tolerance, "cause": e.finding.cause, "seconds": round(e.seconds, 2)} for e in found],
+                        "tolerance": e.finding.tolerance, "cause": e.finding.cause,
+                        "seconds": round(e.seconds, 2)} for e in found],
             "not_proven": list(not_proven)}
 
 

@@ -44,12 +44,16 @@ class Trace:
 
 def short_run(ranks: Ranks, recipe: Recipe, ds_config: str | None, steps: int, ragged: bool = True,
               nan_at: int | None = None) -> Trace:
-    """`steps` steps of the recipe. `ragged` cuts rows to very different lengths; `nan_at` poisons that step on one rank."""
+    """`steps` steps of the recipe.
+
+    `ragged` cuts rows to very different lengths; `nan_at` poisons that step on one rank.
+    """
     family, tokenizer = family_of(recipe), load_tokenizer(recipe.tokenizer)
     config = engine_json(recipe, ranks.world, "cpu", ds_config)
     objective = family.build_objective(recipe)
     engine = Engine(lambda: family.build_trainee(recipe, tokenizer),
-                    lambda trainee: lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed),
+                    lambda trainee: lambda name, shape: family.initial_weight(
+                        trainee.model, name, shape, recipe.run.seed),
                     recipe, config, ranks)
     observer = _Observer(engine)
     meter = Meter(objective, ranks)
@@ -68,7 +72,8 @@ def short_run(ranks: Ranks, recipe: Recipe, ds_config: str | None, steps: int, r
 
 def cut(batch: Any, step: int) -> Any:
     """Two rows of three cut to a quarter or less, by row number alone: very different numbers of scored targets."""
-    lengths = torch.tensor([_cut_length(step, row, length) for row, length in zip(batch.rows_B.tolist(), batch.lengths_B.tolist())],
+    lengths = torch.tensor([_cut_length(step, row, length)
+                            for row, length in zip(batch.rows_B.tolist(), batch.lengths_B.tolist())],
                            dtype=torch.int64)
     beyond = torch.arange(batch.labels_BT.shape[1]) >= lengths[:, None]
     return replace(batch, lengths_B=lengths, labels_BT=batch.labels_BT.masked_fill(beyond, -100),
@@ -82,7 +87,8 @@ def _cut_length(step: int, row: int, length: int) -> int:
     return max(1, length >> (2 + mix(step, row) % 4))
 
 
-def whole(fragments_of_ranks: list[list[tuple[str, int, torch.Tensor]]], shapes: dict[str, tuple]) -> dict[str, torch.Tensor]:
+def whole(fragments_of_ranks: list[list[tuple[str, int, torch.Tensor]]],
+          shapes: dict[str, tuple]) -> dict[str, torch.Tensor]:
     """Parameters put together again from all ranks' fragments."""
     full = {name: torch.full(shape, torch.nan, dtype=torch.float64).view(-1) for name, shape in shapes.items()}
     for fragments in fragments_of_ranks:

@@ -38,7 +38,8 @@ class NextToken:
         """Int64 [terms] on the batch's device: how many labels are scored; needs no forward pass."""
         return (batch.labels_BT != IGNORED).sum().unsqueeze(0)
 
-    @torch.compiler.disable  # a compiled access to a tied weight under ZeRO-3 skips DeepSpeed's hook, and finds it empty
+    # A compiled access to a tied weight under ZeRO-3 skips DeepSpeed's hook, and finds it empty.
+    @torch.compiler.disable
     def sums(self, model: nn.Module, hidden: HasHidden, labels_BT: Tensor) -> Sums:
         """Reads the output weight, so it belongs inside the wrapped module's forward (ZeRO-3)."""
         return Sums(summed_nll(hidden.hidden_BTD, model.output_weight, labels_BT).unsqueeze(0))

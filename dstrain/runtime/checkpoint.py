@@ -35,7 +35,10 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def save(folder: Path, engine: Engine, state: dict, write_side_files: Callable[[Path], None], ranks: Ranks) -> Path:
-    """Publish folder/step_NNNNNNNN. `state` is plain JSON with "step"; the first rank adds files by `write_side_files`."""
+    """Publish folder/step_NNNNNNNN.
+
+    `state` is plain JSON with "step"; the first rank adds files by `write_side_files`.
+    """
     final = folder / _name(state["step"])
     making = folder / f".making_{final.name}"
     state = {"format": FORMAT, **state, "optimizer_step": engine.optimizer_step(), "loss_scale": engine.loss_scale()}
@@ -85,12 +88,12 @@ class Loaded:
     def weight_of(self, name: str, shape: torch.Size) -> torch.Tensor:
         have = self.weights.shapes.get(name)
         if have != tuple(shape):
-            raise UserError(f"{self.folder}: parameter {name} is {_shown(have)} there and {_shown(tuple(shape))} in this model; "
-                            "continue with the recipe that made it, or start a new run (run.name=...)")
+            raise UserError(f"{self.folder}: parameter {name} is {_shown(have)} there and {_shown(tuple(shape))} "
+                            "in this model; continue with the recipe that made it, or start a new run (run.name=...)")
         return self.weights.tensor(name)
 
     def restore(self, engine: Engine) -> None:
-        """Bring the fp32 masters, the moments and the update count back, bit for bit. Weights were given at build time."""
+        """Bring fp32 masters, moments and the update count back, bit for bit. Weights were given at build time."""
         extra = self.weights.shapes.keys() - engine.shapes().keys()
         if extra:
             raise UserError(f"{self.folder}: holds parameters that this model lacks: {', '.join(sorted(extra))}")
@@ -201,8 +204,9 @@ def _with_remedy() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {error.filename or 'the checkpoint'}: {error.strerror}; make room or choose another run.dir, "
-                        "then run the same command again: it goes on from the last committed checkpoint") from error
+        raise UserError(f"cannot write {error.filename or 'the checkpoint'}: {error.strerror}; "
+                        "make room or choose another run.dir, then run the same command again: "
+                        "it goes on from the last committed checkpoint") from error
 
 
 def _name(step: int) -> str:

@@ -80,7 +80,8 @@ class Ranks:
 
         The first rank that failed raises its own error; a user's mistake is then said once, not once a rank.
         """
-        reasons = self.gather(None if error is None else (isinstance(error, UserError), f"{type(error).__name__}: {error}"))
+        reasons = self.gather(
+            None if error is None else (isinstance(error, UserError), f"{type(error).__name__}: {error}"))
         failed = [rank for rank, reason in enumerate(reasons) if reason is not None]
         if not failed:
             return
@@ -121,7 +122,8 @@ def lone_rank() -> Ranks:
 
 def lost_a_rank(error: RuntimeError) -> bool:
     """Whether a collective failed because another rank is gone."""
-    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "remote process exited")
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed",
+             "remote process exited")
     return isinstance(error, torch_dist.DistBackendError) or any(sign in str(error) for sign in signs)
 
 

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine around a trainee: built without any rank holding the whole model at stage 3, and stepped safely."""
+"""The DeepSpeed engine around a trainee: at stage 3 built without any rank holding the whole model; stepped safely."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, Callable, Iterator
 import torch
 
 from dstrain.runtime.dist import Ranks, deepspeed
-from dstrain.runtime.fragments import Fragment, check_layout, fragments, optimizer_step, own_fragments, partition_range, set_optimizer_step
+from dstrain.runtime.fragments import (
+    Fragment, check_layout, fragments, optimizer_step, own_fragments, partition_range, set_optimizer_step)
 from dstrain.runtime.optimizer import GuardedAdamW, build_optimizer
 from dstrain.runtime.schedules import build_schedule
 
@@ -23,8 +24,8 @@ LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 class Engine:
     """A trainee under DeepSpeed: forward, backward, update."""
 
-    def __init__(self, build_trainee: Callable[[], torch.nn.Module], weights: Callable[[torch.nn.Module], WeightOf], recipe: Any,
-                 config: dict, ranks: Ranks):
+    def __init__(self, build_trainee: Callable[[], torch.nn.Module], weights: Callable[[torch.nn.Module], WeightOf],
+                 recipe: Any, config: dict, ranks: Ranks):
         self.ranks = ranks
         self.stage = config["zero_optimization"]["stage"]
         with _parameters_born_partitioned(self.stage, config):
@@ -59,7 +60,7 @@ class Engine:
             self.deepspeed.step()  # counts the micro-batch, changes nothing
 
     def update(self) -> bool:
-        """Apply the step's gradient, or on all ranks nothing at all where it is NaN or Inf. Says whether it was applied."""
+        """Apply the step's gradient, or on all ranks nothing where it is NaN or Inf. Says whether it was applied."""
         self.deepspeed.step()
         return self.deepspeed.was_step_applied()
 
@@ -69,7 +70,9 @@ class Engine:
 
     def grad_norm(self) -> Any:
         """Of the last update, before clipping."""
-        return self.optimizer.grad_norm if isinstance(self.optimizer, GuardedAdamW) else self.deepspeed.get_global_grad_norm()
+        if isinstance(self.optimizer, GuardedAdamW):
+            return self.optimizer.grad_norm
+        return self.deepspeed.get_global_grad_norm()
 
     def fragments(self) -> Iterator[Fragment]:
         """All weights and moments that this rank holds, under the model's own names."""
@@ -120,7 +123,8 @@ def fill_weights(trainee: torch.nn.Module, weight_of: WeightOf, rank: int) -> No
     for name, parameter in trainee.named_parameters():
         shape = whole_shape(parameter)
         weight = weight_of(own_name(name), shape)
-        assert weight.shape == shape, f"{name}: weight of shape {tuple(weight.shape)} for a parameter of shape {tuple(shape)}"
+        assert weight.shape == shape, (
+            f"{name}: weight of shape {tuple(weight.shape)} for a parameter of shape {tuple(shape)}")
         with torch.no_grad():
             if hasattr(parameter, "ds_tensor"):
                 start, size = partition_range(parameter, rank)
@@ -146,7 +150,8 @@ def _parameters_born_partitioned(stage: int, config: dict):
 def _refuse_what_no_checkpoint_carries(trainee: torch.nn.Module) -> None:
     """Weights are saved by name from the optimizer's masters: what has none would silently be lost."""
     lost = [name for name, p in trainee.named_parameters() if not p.requires_grad]
-    lost += list(trainee.state_dict(keep_vars=True).keys() - dict(trainee.named_parameters(remove_duplicate=False)).keys())
+    lost += list(trainee.state_dict(keep_vars=True).keys()
+                 - dict(trainee.named_parameters(remove_duplicate=False)).keys())
     if lost:
         raise ValueError(f"these are neither trained nor saved: {', '.join(sorted(lost))}; "
                          "make buffers non-persistent, and train every parameter")

@@ -52,10 +52,12 @@ def check_layout(engine, stage: int) -> None:
     parameters = dict(engine.module.named_parameters())
     for fragment in fragments(engine, stage):
         parameter, size = parameters[fragment.name], fragment.weight.numel()
-        own = parameter.ds_tensor.data[:size] if stage == 3 else parameter.data.view(-1)[fragment.start:fragment.start + size]
+        own = (parameter.ds_tensor.data[:size] if stage == 3
+               else parameter.data.view(-1)[fragment.start:fragment.start + size])
         if not torch.equal(fragment.weight.to(own.device, own.dtype), own.view(-1)):
-            raise RuntimeError(f"DeepSpeed's partition of {fragment.name} at ZeRO stage {stage} is not where dstrain looks for it: "
-                               "checkpoints would be wrong; leave settings that reorder partitions at their defaults")
+            raise RuntimeError(f"DeepSpeed's partition of {fragment.name} at ZeRO stage {stage} is not where "
+                               "dstrain looks for it: checkpoints would be wrong; "
+                               "leave settings that reorder partitions at their defaults")
 
 
 def optimizer_step(engine) -> int:

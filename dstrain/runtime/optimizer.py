@@ -9,7 +9,8 @@ import torch
 from dstrain.config.schema import Optim
 
 
-def build_optimizer(module: torch.nn.Module, no_decay: Callable[[str], bool], optim: Optim, guarded: bool) -> torch.optim.AdamW:
+def build_optimizer(module: torch.nn.Module, no_decay: Callable[[str], bool], optim: Optim,
+                    guarded: bool) -> torch.optim.AdamW:
     """AdamW in two groups, with and without weight decay; `guarded` where DeepSpeed itself neither clips nor skips."""
     decayed, spared = [], []
     for name, parameter in module.named_parameters():

@@ -1,4 +1,4 @@
-"""What a device could compute at most: the yardstick of perf/mfu. Dense 16-bit matrix products, from the data sheets."""
+"""What a device could compute at most, the yardstick of perf/mfu: dense 16-bit matrix products, from data sheets."""
 
 from __future__ import annotations
 

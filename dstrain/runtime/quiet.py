@@ -13,5 +13,6 @@ def quieten_deepspeed() -> None:
     # Prints the memory in use four times at every start of ZeRO-1 in bf16.
     bf16_optimizer.see_memory_usage = lambda message, force=False: None
     # DeepSpeed calls torch functions that later releases will drop; a user can do nothing about it.
-    warnings.filterwarnings("ignore", category=FutureWarning, message=r".*(torch\.distributed|all_gather|reduce_scatter).*")
+    warnings.filterwarnings("ignore", category=FutureWarning,
+                            message=r".*(torch\.distributed|all_gather|reduce_scatter).*")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"deepspeed\..*")

@@ -36,7 +36,8 @@ class RankGroup:
         with _importable_main():
             for rank in range(world):
                 here, there = context.Pipe()
-                process = context.Process(target=_serve, args=(there, rank, world, port, threads, os.getpid()), daemon=True)
+                process = context.Process(target=_serve, args=(there, rank, world, port, threads, os.getpid()),
+                                          daemon=True)
                 process.start()
                 there.close()
                 self._pipes.append(here)
@@ -53,8 +54,8 @@ class RankGroup:
             ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 self.close()
-                raise RankError(f"ranks {sorted(waiting.values())} of {self.world} did not answer within {timeout_s:.0f} s "
-                                f"({getattr(function, '__name__', function)})")
+                raise RankError(f"ranks {sorted(waiting.values())} of {self.world} did not answer within "
+                                f"{timeout_s:.0f} s ({getattr(function, '__name__', function)})")
             for pipe in ready:
                 rank = waiting.pop(pipe)
                 try:
@@ -96,7 +97,8 @@ class RankGroup:
 def _serve(pipe: Any, rank: int, world: int, port: int, threads: int, parent: int) -> None:
     """The life of one rank: join the others, then answer calls until told to stop or left alone."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
-                      MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS=str(threads), DS_ACCELERATOR="cpu")
+                      MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS=str(threads),
+                      DS_ACCELERATOR="cpu")
     torch.set_num_threads(threads)
     ranks = None
     while True:

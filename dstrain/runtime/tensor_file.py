@@ -55,7 +55,8 @@ class TensorFile:
     def __init__(self, path: Path):
         self.path = path
         self._places, size = _read_header(path)
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="c") if size else np.zeros(0, np.uint8)  # private: writable views
+        # mode "c" is private: the views can be written to, the file stays as it is.
+        self._bytes = np.memmap(path, dtype=np.uint8, mode="c") if size else np.zeros(0, np.uint8)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -83,7 +84,8 @@ def _read_header(path: Path) -> tuple[dict[str, tuple[int, int, tuple[int, ...]]
                 continue
             first, end = (8 + length + int(offset) for offset in entry["data_offsets"])
             shape = tuple(int(n) for n in entry["shape"])
-            if entry["dtype"] != "F32" or not 8 + length <= first <= end <= size or end - first != BYTES * math.prod(shape):
+            if (entry["dtype"] != "F32" or not 8 + length <= first <= end <= size
+                    or end - first != BYTES * math.prod(shape)):
                 raise BadTensorFile(f"{path}: the entry of {name!r} does not fit the file")
             places[name] = (first, end, shape)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -24,8 +24,8 @@ from dstrain.train.state import RunState, recipe_text
 PACKAGES = ("torch", "deepspeed", "tiktoken", "datasets", "numpy", "tensorboard")
 
 
-def say_run(say: Callable[[str], None], recipe: Recipe, family: Family, tokenizer: Any, engine: Engine, first: Any, folder: RunFolder,
-            state: RunState, ranks: Ranks) -> None:
+def say_run(say: Callable[[str], None], recipe: Recipe, family: Family, tokenizer: Any, engine: Engine, first: Any,
+            folder: RunFolder, state: RunState, ranks: Ranks) -> None:
     """Model, data, shape: a user should see a wrong number here, not after a night."""
     batch, shape = recipe.batch, shape_of(recipe, ranks.world)
     parameters = engine.parameters
@@ -35,13 +35,16 @@ def say_run(say: Callable[[str], None], recipe: Recipe, family: Family, tokenize
     say(f"model      {family.name}, {parameters / 1e6:.{1 if parameters >= 1e6 else 3}f}M parameters ({parameters:,})")
     say(f"data       {tokens:,} positions in {recipe.run.steps:,} steps, {tokens / parameters:.2g} per parameter; "
         f"{_epochs(recipe, family, tokens, _bytes_a_target(first, tokenizer))}")
-    say(f"           first step: {100 * (1 - stats['scored'] / max(1, stats['positions'])):.1f} % of the positions are padding, "
+    padding = 1 - stats["scored"] / max(1, stats["positions"])
+    say(f"           first step: {100 * padding:.1f} % of the positions are padding, "
         f"{stats['documents']} documents begin, {stats['cut']} of them go on in a later row")
-    say(f"step       {batch.rows} rows x {batch.length} = {batch.rows * batch.length:,} positions: {shape.world} rank(s) x "
-        f"{shape.accumulation} micro-batch(es) of {shape.micro_rows} rows (train_batch_size {shape.world * shape.accumulation * shape.micro_rows})")
+    say(f"step       {batch.rows} rows x {batch.length} = {batch.rows * batch.length:,} positions: "
+        f"{shape.world} rank(s) x {shape.accumulation} micro-batch(es) of {shape.micro_rows} rows "
+        f"(train_batch_size {shape.world * shape.accumulation * shape.micro_rows})")
     if recipe.log.samples and recipe.data.valid and not engine.holds_whole_model:
         say("samples    none: at ZeRO stage 3 no rank holds the whole model; use `dstrain generate` on a checkpoint")
-    say(f"engine     {recipe.engine.config}: ZeRO stage {engine.stage} on {ranks.device.type}, {torch.get_num_threads()} thread(s) a rank; "
+    say(f"engine     {recipe.engine.config}: ZeRO stage {engine.stage} on {ranks.device.type}, "
+        f"{torch.get_num_threads()} thread(s) a rank; "
         f"lr {recipe.optim.lr:g} by {recipe.schedule.name}, warm-up {recipe.schedule.warmup_steps} steps")
 
 
@@ -50,15 +53,18 @@ def freeze(folder: RunFolder, recipe: Recipe, config: dict, ranks: Ranks) -> Non
     folder.recipe.write_text(recipe_text(recipe))
     write_json(folder.ds_config, config)
     write_json(folder.environment, {
-        "dstrain": __version__, "python": sys.version.split()[0], "platform": platform.platform(), "host": socket.gethostname(),
-        "world": ranks.world, "device": str(ranks.device.type), "threads": torch.get_num_threads(),
+        "dstrain": __version__, "python": sys.version.split()[0], "platform": platform.platform(),
+        "host": socket.gethostname(), "world": ranks.world, "device": str(ranks.device.type),
+        "threads": torch.get_num_threads(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv})
 
 
-def gauges(batch: Any, tokens_per_s: float, flops_a_target: float, peak: float | None, ranks: Ranks) -> dict[str, float]:
-    """What TensorBoard shows beside the loss: padding, memory and bad lines of this rank, and how well the devices are used."""
+def gauges(batch: Any, tokens_per_s: float, flops_a_target: float, peak: float | None,
+           ranks: Ranks) -> dict[str, float]:
+    """What TensorBoard shows beside the loss: padding, memory and bad lines of this rank, and how well
+    the devices are used."""
     stats = batch.stats
     shown = {"data/pad_share": 1 - stats["scored"] / max(1, stats["positions"]), "data/bad_lines": stats["bad_lines"],
              "mem/resident_gib": _resident_bytes() / 2**30}

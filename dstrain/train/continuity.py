@@ -9,8 +9,8 @@ from dstrain.config.load import recipe_to_dict
 from dstrain.config.schema import Recipe
 
 # A change here would be another run: other batches, another network or another random stream.
-FIXED = ("family", "model.width", "model.heads", "model.layers", "model.ff", "model.block", "model.positions", "tokenizer",
-         "data.train", "data.lanes", "data.block_tokens", "batch.rows", "batch.length", "run.seed")
+FIXED = ("family", "model.width", "model.heads", "model.layers", "model.ff", "model.block", "model.positions",
+         "tokenizer", "data.train", "data.lanes", "data.block_tokens", "batch.rows", "batch.length", "run.seed")
 # Names of the same thing, or no matter to the numbers.
 IRRELEVANT = ("run.dir", "run.name", "model.preset", "run.tokens", "data.prefetch_steps", "data.bad_share")
 
@@ -23,8 +23,9 @@ def changes_since(saved: Recipe, recipe: Recipe, where: str) -> list[str]:
     if fixed:
         key = fixed[0]
         others = f" (and {len(fixed) - 1} more: {', '.join(fixed[1:])})" if fixed[1:] else ""
-        raise UserError(f"{key} is {now.get(key)!r} in the recipe, but {before.get(key)!r} in {where}{others}: that would be another run; "
-                        f"set it back, or start a new run with run.name=..., or start this one over with --fresh")
+        raise UserError(f"{key} is {now.get(key)!r} in the recipe, but {before.get(key)!r} in {where}{others}: "
+                        f"that would be another run; set it back, or start a new run with run.name=..., "
+                        f"or start this one over with --fresh")
     return [f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed if not key.startswith(IRRELEVANT)]
 
 
@@ -32,4 +33,5 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
     if items is None:
         return {prefix: value}
-    return {key: leaf for name, part in items for key, leaf in _flat(part, f"{prefix}.{name}" if prefix else str(name)).items()}
+    return {key: leaf for name, part in items
+            for key, leaf in _flat(part, f"{prefix}.{name}" if prefix else str(name)).items()}

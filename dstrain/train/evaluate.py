@@ -43,8 +43,8 @@ def evaluate(forward: Callable[..., Any], module: torch.nn.Module, family: Famil
 def _scores(nll: torch.Tensor, counts: torch.Tensor, objective: Any) -> dict:
     targets, text_bytes, words = counts[:-2], int(counts[-2]), int(counts[-1])
     first = float(nll[0])
-    scores = {"loss": float(loss_law(nll, targets, objective.weights)), "perplexity": _exp(first / max(1, int(targets[0]))),
-              "targets": int(targets[0])}
+    scores = {"loss": float(loss_law(nll, targets, objective.weights)),
+              "perplexity": _exp(first / max(1, int(targets[0]))), "targets": int(targets[0])}
     if len(objective.terms) > 1:
         scores["terms"] = {term: float(s / max(1, int(n))) for term, s, n in zip(objective.terms, nll, targets)}
     if text_bytes:
@@ -55,14 +55,15 @@ def _scores(nll: torch.Tensor, counts: torch.Tensor, objective: Any) -> dict:
 
 
 def in_step(batches: Iterator[Batch], filler: Callable[[], Batch], ranks: Ranks) -> Iterator[Batch]:
-    """The rank's batches, then fillers until every rank is through: ranks must make the same number of forward passes."""
+    """The rank's batches, then fillers until every rank is through: all must make as many forward passes."""
     while True:
         batch, error = None, None
         try:
             batch = next(batches, None)
         except Exception as caught:  # agreed on below: the others must not wait for this rank
             error = caught
-        left, failed = ranks.sum(torch.tensor([batch is not None, error is not None], dtype=torch.int64, device=ranks.device)).tolist()
+        here = torch.tensor([batch is not None, error is not None], dtype=torch.int64, device=ranks.device)
+        left, failed = ranks.sum(here).tolist()
         if failed:
             ranks.agree(error, "reading the validation data")
         if not left:

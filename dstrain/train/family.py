@@ -43,7 +43,8 @@ class Family:
     initial_weight: Callable[[torch.nn.Module, str, torch.Size, int], torch.Tensor]
     """(model, name, shape, seed) -> the weight that a fresh run starts from"""
     train_feed: Callable[..., Any]
-    """(recipe, tokenizer, rank, world, place, pin=...) -> an iterator of steps with .number .micro_batches .place .rows_hash"""
+    """(recipe, tokenizer, rank, world, place, pin=...) -> an iterator of steps
+    with .number .micro_batches .place .rows_hash"""
     merge_places: Callable[[list[dict]], dict]
     """all ranks' places -> the place that a checkpoint carries"""
     valid_batches: Callable[..., Iterator[Batch]]

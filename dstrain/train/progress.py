@@ -28,8 +28,8 @@ class Progress:
     def step(self, record: dict[str, Any]) -> None:
         if not self.shown:
             return
-        line = (f"step {record['step']:>{len(str(self.steps))}}/{self.steps}  loss {record['loss']:.4f}  lr {record['lr']:.2e}  "
-                f"{record['tokens_per_s']:,.0f} tokens/s  {self._time_left(record['step'])}")
+        line = (f"step {record['step']:>{len(str(self.steps))}}/{self.steps}  loss {record['loss']:.4f}  "
+                f"lr {record['lr']:.2e}  {record['tokens_per_s']:,.0f} tokens/s  {self._time_left(record['step'])}")
         if record["skipped"]:
             line += "  SKIPPED (NaN or Inf)"
         if not self._on_terminal:

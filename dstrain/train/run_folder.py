@@ -47,7 +47,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"run folder {self.path}: {error.strerror}; choose another place with run.dir=...") from None
+            raise UserError(f"run folder {self.path}: {error.strerror}; "
+                            "choose another place with run.dir=...") from None
 
     def lock(self) -> IO:
         """Keep other trainings out of this folder until the file that is returned is closed, or this process ends."""
@@ -55,13 +56,14 @@ class RunFolder:
         try:
             file = open(self.path / ".lock", "a+")
         except OSError as error:
-            raise UserError(f"run folder {self.path}: {error.strerror}; choose another place with run.dir=...") from None
+            raise UserError(f"run folder {self.path}: {error.strerror}; "
+                            "choose another place with run.dir=...") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            raise UserError(f"{self.path} is being trained by {file.read().strip() or 'another process'}: wait for it, stop it, "
-                            "or choose another run.name") from None
+            raise UserError(f"{self.path} is being trained by {file.read().strip() or 'another process'}: "
+                            "wait for it, stop it, or choose another run.name") from None
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

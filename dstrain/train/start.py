@@ -42,8 +42,8 @@ def build_engine(recipe: Recipe, family: Family, config: dict, tokenizer: Any, l
         return lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed)
 
     try:
-        engine = Engine(lambda: family.build_trainee(recipe, tokenizer), fresh if loaded is None else lambda trainee: loaded.weight_of,
-                        recipe, config, ranks)
+        engine = Engine(lambda: family.build_trainee(recipe, tokenizer),
+                        fresh if loaded is None else lambda trainee: loaded.weight_of, recipe, config, ranks)
         if loaded is not None:
             loaded.restore(engine)
     except UserError as mistake:  # a checkpoint of another model: all ranks see it alike
@@ -51,7 +51,8 @@ def build_engine(recipe: Recipe, family: Family, config: dict, tokenizer: Any, l
     return engine
 
 
-def open_folder(folder: RunFolder, recipe: Recipe, config: dict, start: int, progress: Progress, ranks: Ranks) -> Sinks | NoSinks:
+def open_folder(folder: RunFolder, recipe: Recipe, config: dict, start: int, progress: Progress,
+                ranks: Ranks) -> Sinks | NoSinks:
     """Write what runs, resolved, before the first step; on going on, cut the side files to the checkpoint's step."""
     sinks: Sinks | NoSinks = NoSinks()
     with ranks.together(f"preparing {folder.path}"):

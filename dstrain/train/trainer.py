@@ -37,20 +37,23 @@ def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadToke
                      "more steps with run.steps=..., start over with --fresh")
         return state
     if loaded is not None:
-        progress.say("\n".join([f"goes on from {loaded.folder}", *(f"  changed since then: {change}" for change in changes)]))
+        progress.say("\n".join([f"goes on from {loaded.folder}",
+                                *(f"  changed since then: {change}" for change in changes)]))
 
     with ranks.together("opening tokenizer and data"):
         tokenizer = load_tokenizer(recipe.tokenizer, folder=None if loaded is None else loaded.folder / "tokenizer")
         if recipe.data.valid:  # better now than at the first validation
             next(family.valid_batches(recipe, tokenizer, ranks.rank, ranks.world, 1), None)
-        feed = family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, state.place, pin=ranks.device.type == "cuda")
+        feed = family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, state.place,
+                                 pin=ranks.device.type == "cuda")
     try:
         with ranks.together("reading the first step's rows"):
             first = next(feed)  # faults of the data show before the engine is built
         engine = build_engine(recipe, family, config, tokenizer, loaded, ranks)
         sinks = open_folder(folder, recipe, config, state.step, progress, ranks)
         announce.say_run(progress.say, recipe, family, tokenizer, engine, first, folder, state, ranks)
-        run = _Run(recipe, family, tokenizer, engine, peak_flops(ranks.device, config), folder, sinks, state, progress, ranks)
+        run = _Run(recipe, family, tokenizer, engine, peak_flops(ranks.device, config), folder, sinks, state,
+                   progress, ranks)
         try:
             run.loop(chain([first], feed))
         finally:
@@ -64,8 +67,8 @@ def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadToke
 class _Run:
     """What the loop needs at hand."""
 
-    def __init__(self, recipe: Recipe, family: Family, tokenizer: Any, engine: Engine, peak: float | None, folder: RunFolder,
-                 sinks: Sinks | NoSinks, state: RunState, progress: Progress, ranks: Ranks):
+    def __init__(self, recipe: Recipe, family: Family, tokenizer: Any, engine: Engine, peak: float | None,
+                 folder: RunFolder, sinks: Sinks | NoSinks, state: RunState, progress: Progress, ranks: Ranks):
         self.recipe, self.family, self.tokenizer, self.engine, self.folder = recipe, family, tokenizer, engine, folder
         self.sinks, self.state, self.progress, self.ranks = sinks, state, progress, ranks
         self.objective = family.build_objective(recipe)
@@ -150,6 +153,6 @@ class _Run:
 
 
 def _gives_up(state: RunState) -> str:
-    return (f"step {state.step}: the last {state.skipped_in_a_row} steps were all skipped because of NaN or Inf in the gradients; "
-            "nothing was learned in them. Look at train/loss before, try a smaller optim.lr or a longer schedule.warmup_steps "
-            "(or allow more with run.max_skipped)")
+    return (f"step {state.step}: the last {state.skipped_in_a_row} steps were all skipped because of NaN or Inf "
+            "in the gradients; nothing was learned in them. Look at train/loss before, try a smaller optim.lr "
+            "or a longer schedule.warmup_steps (or allow more with run.max_skipped)")

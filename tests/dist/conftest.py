@@ -10,7 +10,7 @@ from dstrain.doctor.case import Case
 
 @pytest.fixture(scope="session")
 def case():
-    """The quickstart recipe in small: 8 rows of 32 tokens in 4 lanes, dropout 0.1, rows cut to very different lengths."""
+    """The quickstart recipe in small: 8 rows of 32 tokens in 4 lanes, dropout 0.1, cut to very different lengths."""
     small = Case.of(load_recipe("quickstart"))
     assert small.recipe.model.dropout == 0.1 and small.recipe.batch.rows == 8 and small.recipe.data.lanes == 4
     yield small

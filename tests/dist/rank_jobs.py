@@ -26,7 +26,8 @@ def build(ranks: Ranks, recipe: Recipe, ds_config: str) -> Engine:
     """An engine at its initial weights."""
     family, tokenizer = family_of(recipe), load_tokenizer(recipe.tokenizer)
     return Engine(lambda: family.build_trainee(recipe, tokenizer),
-                  lambda trainee: lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed),
+                  lambda trainee: lambda name, shape: family.initial_weight(
+                      trainee.model, name, shape, recipe.run.seed),
                   recipe, engine_json(recipe, ranks.world, "cpu", ds_config), ranks)
 
 
@@ -111,4 +112,5 @@ def reordered_partitions(ranks: Ranks, recipe: Recipe) -> None:
     config = engine_json(recipe, ranks.world, "cpu", "zero2_fp32")
     config["zero_optimization"]["round_robin_gradients"] = True
     Engine(lambda: family.build_trainee(recipe, tokenizer),
-           lambda trainee: lambda name, shape: family.initial_weight(trainee.model, name, shape, 1), recipe, config, ranks)
+           lambda trainee: lambda name, shape: family.initial_weight(trainee.model, name, shape, 1),
+           recipe, config, ranks)

@@ -71,7 +71,7 @@ def test_compiled_losses_are_those_of_one_rank(case, one_rank, stage):
 
 
 def test_rows_had_very_different_numbers_of_targets(case):
-    """Otherwise a mean of means would pass all of the above: on 2 ranks with 2 rows a micro-batch, counts differ 3-fold."""
+    """Else a mean of means would pass all of the above: on 2 ranks with 2 rows a micro-batch, counts differ 3-fold."""
     counts = [count for counts in case.ranks(2).run(short_run_with_counts, case.recipe) for count in counts]
     assert max(counts) >= 3 * min(counts) > 0
 

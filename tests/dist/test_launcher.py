@@ -25,8 +25,8 @@ def command(*arguments: str) -> list[str]:
 
 
 def launch(place: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*arguments), cwd=place, env=environment(), capture_output=True, text=True, timeout=300,
-                          stdin=subprocess.DEVNULL)
+    return subprocess.run(command(*arguments), cwd=place, env=environment(), capture_output=True, text=True,
+                          timeout=300, stdin=subprocess.DEVNULL)
 
 
 def alone(place: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -36,14 +36,17 @@ def alone(place: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 def test_two_launched_ranks_with_zero_3_are_one_process_with_zero_1(place):
     one = alone(place, "small.yaml", "run.name=one")
-    two = launch(place, "small.yaml", "run.name=two", "--deepspeed", "--deepspeed_config", str(ROOT / "ds_configs/zero3_fp32.json"))
+    two = launch(place, "small.yaml", "run.name=two",
+                 "--deepspeed", "--deepspeed_config", str(ROOT / "ds_configs/zero3_fp32.json"))
     assert one.returncode == 0 and two.returncode == 0, one.stderr + two.stderr
-    assert "--deepspeed_config" in two.stdout and "ZeRO stage 3" in two.stdout and two.stdout.count("done: 6 steps") == 1
+    assert "--deepspeed_config" in two.stdout and "ZeRO stage 3" in two.stdout
+    assert two.stdout.count("done: 6 steps") == 1
     a, b = (place / "runs" / name for name in ("one", "two"))
     assert read_lines(a / "ledger.jsonl") == read_lines(b / "ledger.jsonl")
     for x, y in zip(read_lines(a / "metrics.jsonl"), read_lines(b / "metrics.jsonl"), strict=True):
         assert x["loss"] == pytest.approx(y["loss"], rel=1e-5)
-        assert (x["step"], x.get("lr"), x.get("tokens"), x.get("targets")) == (y["step"], y.get("lr"), y.get("tokens"), y.get("targets"))
+        assert ((x["step"], x.get("lr"), x.get("tokens"), x.get("targets"))
+                == (y["step"], y.get("lr"), y.get("tokens"), y.get("targets")))
     assert sum("split" in line for line in read_lines(b / "metrics.jsonl")) == 2
 
 
@@ -67,7 +70,8 @@ def test_ctrl_c_is_said_in_one_line_leaves_no_process_and_the_run_goes_on(place,
     assert gone(place) == []
     newest = (place / "runs/small/checkpoints/latest").read_text().strip()
     done = launch(place, "small.yaml", f"run.steps={int(newest[5:]) + 4}", "schedule.name=WarmupLR")
-    assert done.returncode == 0 and f"goes on from runs/small/checkpoints/{newest}" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"goes on from runs/small/checkpoints/{newest}" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_killed_rank_ends_the_run_everywhere_with_a_reason(place):
@@ -95,8 +99,9 @@ def test_a_second_training_in_the_same_folder_is_refused_by_name(place):
 
 def begin(place: Path) -> subprocess.Popen:
     """A training on two launched ranks that would go on for ever, in a process group of its own."""
-    return subprocess.Popen(command("small.yaml", "run.steps=100000", "schedule.name=WarmupLR"), cwd=place, env=environment(),
-                            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    return subprocess.Popen(command("small.yaml", "run.steps=100000", "schedule.name=WarmupLR"), cwd=place,
+                            env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            start_new_session=True)
 
 
 def until_saved(process: subprocess.Popen) -> None:

@@ -34,8 +34,9 @@ def straight(case):
     return folder
 
 
-@pytest.mark.parametrize("world, ds_config", [(1, "zero2_fp32"), (3, "zero2_fp32"), (4, "zero3_fp32"), (2, "zero1_fp32"),
-                                              (1, "zero3_fp32"), (2, "zero0_fp32"), (3, "zero1_fp32")])
+@pytest.mark.parametrize("world, ds_config", [
+    (1, "zero2_fp32"), (3, "zero2_fp32"), (4, "zero3_fp32"), (2, "zero1_fp32"),
+    (1, "zero3_fp32"), (2, "zero0_fp32"), (3, "zero1_fp32")])
 def test_continued_on_another_shape_has_the_same_rows_and_losses(case, straight, tmp_path, world, ds_config):
     recipe = resumable(case.recipe)
     moved = tmp_path / "moved"

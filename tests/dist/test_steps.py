@@ -36,7 +36,8 @@ def test_a_nan_on_one_rank_skips_the_step_on_all_and_changes_no_bit(case, ds_con
 
 @pytest.mark.parametrize("ds_config", ["zero0_fp32", "zero1_fp32", "zero3_fp32", "zero1_bf16"])
 def test_a_skipped_step_keeps_its_batch_and_its_place_in_the_lr_curve(case, ds_config):
-    whole_run, poisoned = (case.ranks(2).run(short_run, case.recipe, ds_config, 5, True, nan_at)[0] for nan_at in (None, 3))
+    whole_run, poisoned = (case.ranks(2).run(short_run, case.recipe, ds_config, 5, True, nan_at)[0]
+                           for nan_at in (None, 3))
     assert [r["lr"] for r in poisoned.records] == [r["lr"] for r in whole_run.records]
     assert poisoned.rows == whole_run.rows
     assert poisoned.losses[:2] == whole_run.losses[:2] and poisoned.losses[4] != whole_run.losses[4]
@@ -72,7 +73,8 @@ def test_every_parameter_gets_a_gradient_and_moves(case, ds_config):
 
 
 @pytest.mark.parametrize("name", ["WarmupLR", "WarmupDecayLR", "WarmupCosineLR"])
-@pytest.mark.parametrize("warmup_steps, warmup", [(0, "linear"), (1, "linear"), (5, "linear"), (5, "log"), (20, "linear")])
+@pytest.mark.parametrize("warmup_steps, warmup", [
+    (0, "linear"), (1, "linear"), (5, "linear"), (5, "log"), (20, "linear")])
 def test_lr_used_at_every_step_is_the_asked_curve(case, name, warmup_steps, warmup):
     schedule = Schedule(name=name, warmup_steps=warmup_steps, warmup=warmup, floor=0.1)
     assert largest_error(case, schedule) <= 1e-12
@@ -93,8 +95,8 @@ def test_step_ten_of_twenty_with_five_warmup_steps_and_floor_a_tenth_runs_at_775
 def test_at_stage_3_no_rank_ever_holds_the_whole_model(case, tmp_path):
     config = tmp_path / "frugal.json"
     config.write_text(json.dumps({"zero_optimization": {
-        "stage": 3, "stage3_max_live_parameters": 0, "stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 0,
-        "stage3_max_reuse_distance": 0}}))
+        "stage": 3, "stage3_max_live_parameters": 0, "stage3_param_persistence_threshold": 0,
+        "stage3_prefetch_bucket_size": 0, "stage3_max_reuse_distance": 0}}))
     deep = replace(case.recipe, model=replace(case.recipe.model, layers=6))
     for total, built, peak in case.ranks(2).run(live_elements_at_stage_3, deep, str(config)):
         assert built <= 64                # after building, only DeepSpeed's one-element placeholders
@@ -118,11 +120,12 @@ def test_activation_checkpointing_changes_neither_losses_nor_gradient(case, tmp_
     assert difference(seen[1][1], seen[0][1]) < 1e-6
 
 
-@pytest.mark.parametrize("ds_config, waits", [("zero0_fp32", 2), ("zero1_fp32", 4), ("zero2_fp32", 4), ("zero3_fp32", 4), ("zero2_bf16", 4)])
+@pytest.mark.parametrize("ds_config, waits", [
+    ("zero0_fp32", 2), ("zero1_fp32", 4), ("zero2_fp32", 4), ("zero3_fp32", 4), ("zero2_bf16", 4)])
 def test_a_step_waits_for_the_device_as_often_with_one_micro_batch_as_with_four(case, ds_config, waits):
     """What is left is DeepSpeed's and the guard's own decision whether the step is skipped, once a step."""
-    counts = [case.ranks(1).run(device_waits, replace(case.recipe, batch=replace(case.recipe.batch, micro_rows=micro_rows)), ds_config)[0]
-              for micro_rows in (8, 2)]
+    recipes = [replace(case.recipe, batch=replace(case.recipe.batch, micro_rows=micro_rows)) for micro_rows in (8, 2)]
+    counts = [case.ranks(1).run(device_waits, recipe, ds_config)[0] for recipe in recipes]
     assert counts[0] == counts[1] <= waits
 
 

@@ -52,7 +52,8 @@ def _dropout_by_generator() -> None:
 
 def _schedule_never_stepped() -> None:
     from dstrain.runtime.schedules import WarmupCosineLR
-    _set(WarmupCosineLR, "step", lambda self, step=None: None if hasattr(self, "_last_lr") else setattr(self, "_last_lr", []))
+    _set(WarmupCosineLR, "step",
+         lambda self, step=None: None if hasattr(self, "_last_lr") else setattr(self, "_last_lr", []))
 
 
 def _schedule_one_step_late() -> None:
@@ -140,7 +141,8 @@ def _mask_swallowed() -> None:
 
     def wrong(self, *, ids_BT, keys_B, **kwargs):
         positions_BT = torch.arange(ids_BT.shape[1]).expand_as(ids_BT)
-        return inner(self, ids_BT=ids_BT, segments_BT=torch.zeros_like(ids_BT), positions_BT=positions_BT, keys_B=keys_B)
+        return inner(self, ids_BT=ids_BT, segments_BT=torch.zeros_like(ids_BT), positions_BT=positions_BT,
+                     keys_B=keys_B)
 
     _set(DecoderLm, "forward", wrong)
 
@@ -172,15 +174,17 @@ def _padded_width_counts() -> None:
     """Hidden states depend on how wide the padded batch is, though not on what stands in the padding."""
     from dstrain.models.decoder_lm import DecoderLm
     inner = DecoderLm.forward
-    _set(DecoderLm, "forward", lambda self, *, ids_BT, **others: (hidden := inner(self, ids_BT=ids_BT, **others))._replace(
-        hidden_BTD=hidden.hidden_BTD * (1 + 1e-3 * ids_BT.shape[1])))
+    _set(DecoderLm, "forward",
+         lambda self, *, ids_BT, **others: (hidden := inner(self, ids_BT=ids_BT, **others))._replace(
+             hidden_BTD=hidden.hidden_BTD * (1 + 1e-3 * ids_BT.shape[1])))
 
 
 def _prompts_mixed() -> None:
     """Continuations see a little of their neighbours' hidden states."""
     from dstrain.models.decoder_lm import DecoderLm
     inner = DecoderLm.extend
-    _set(DecoderLm, "extend", lambda self, *arguments: (x := inner(self, *arguments)) + 1e-3 * x.mean(dim=0, keepdim=True))
+    _set(DecoderLm, "extend",
+         lambda self, *arguments: (x := inner(self, *arguments)) + 1e-3 * x.mean(dim=0, keepdim=True))
 
 
 def _unfinished_validation_rows_dropped() -> None:

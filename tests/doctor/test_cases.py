@@ -18,9 +18,12 @@ from dstrain.doctor.examine import PROOFS, certificate, examine
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN_NUMBERS = {
-    "train_batch_size": 16, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 2, "gradient_clipping": 1.0,
-    "optimizer": {"type": "AdamW", "params": {"lr": 3.0e-3, "betas": [0.9, 0.95], "weight_decay": 0.1, "torch_adam": True}},
-    "scheduler": {"type": "WarmupCosineLR", "params": {"total_num_steps": 450, "warmup_num_steps": 20, "cos_min_ratio": 0.1}}}
+    "train_batch_size": 16, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 2,
+    "gradient_clipping": 1.0,
+    "optimizer": {"type": "AdamW",
+                  "params": {"lr": 3.0e-3, "betas": [0.9, 0.95], "weight_decay": 0.1, "torch_adam": True}},
+    "scheduler": {"type": "WarmupCosineLR",
+                  "params": {"total_num_steps": 450, "warmup_num_steps": 20, "cos_min_ratio": 0.1}}}
 """the quickstart recipe's"""
 
 
@@ -49,13 +52,14 @@ def proven(case: Case, *names: str) -> dict[str, bool]:
 
 def doctor(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    return subprocess.run([sys.executable, "-m", "dstrain", "doctor", *arguments], cwd=cwd, env=environment, capture_output=True,
-                          text=True, timeout=300, stdin=subprocess.DEVNULL)
+    return subprocess.run([sys.executable, "-m", "dstrain", "doctor", *arguments], cwd=cwd, env=environment,
+                          capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
 
 
 @pytest.mark.ranks
 @pytest.mark.parametrize("from_the_command_line", [True, False])
-def test_an_engine_file_that_repeats_the_recipes_numbers_is_proven_like_any_other(case_of, tmp_path, from_the_command_line):
+def test_an_engine_file_that_repeats_the_recipes_numbers_is_proven_like_any_other(
+        case_of, tmp_path, from_the_command_line):
     path = engine_file(tmp_path, **OWN_NUMBERS)
     case = case_of(ds_config=path) if from_the_command_line else case_of([f"engine.config={path}"])
     assert case.stage == 2

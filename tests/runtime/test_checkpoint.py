@@ -15,8 +15,8 @@ def made(folder, step):
     """A checkpoint folder as far as manifest and names go."""
     path = folder / f"step_{step:08d}"
     path.mkdir(parents=True)
-    files = {"model.safetensors": b"weights", "state.json": b"{}", "recipe.yaml": b"", "optimizer-exp_avg.safetensors": b"",
-             "optimizer-exp_avg_sq.safetensors": b""}
+    files = {"model.safetensors": b"weights", "state.json": b"{}", "recipe.yaml": b"",
+             "optimizer-exp_avg.safetensors": b"", "optimizer-exp_avg_sq.safetensors": b""}
     for name, data in files.items():
         (path / name).write_bytes(data)
     listed = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}

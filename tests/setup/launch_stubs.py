@@ -19,7 +19,7 @@ with open({record!r}, "a") as record:
 
 
 def write_stub(folder: Path, name: str, then: str = "") -> Path:
-    """A program `name` in `folder` that records its arguments, environment and folder, and then does `then` (Python)."""
+    """A program `name` in `folder` that records its arguments, environment and folder, then does `then` (Python)."""
     folder.mkdir(parents=True, exist_ok=True)
     stub = folder / name
     stub.write_text(RECORDER.format(python=sys.executable, record=str(record_of(folder, name)), then=then))

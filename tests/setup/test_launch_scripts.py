@@ -33,7 +33,8 @@ def test_script_passes_shellcheck(script):
 
 def deepspeed_call(repo) -> dict:
     """The one call of the deepspeed launcher; where python itself is a stub, that has seen it."""
-    by_python = [call for call in calls(repo / ".venv" / "bin", "python") if call["argv"][0].endswith("run_deepspeed.py")]
+    by_python = [call for call in calls(repo / ".venv" / "bin", "python")
+                 if call["argv"][0].endswith("run_deepspeed.py")]
     (call,) = by_python or calls(repo / "launch", "run_deepspeed.py") or calls(repo / ".venv" / "bin", "deepspeed")
     return call
 

@@ -1,4 +1,4 @@
-"""requirements.txt pins exactly what pyproject.toml asks for, each package has a use, and all of dstrain is installed."""
+"""requirements.txt pins exactly what pyproject.toml asks for, each package has a use, all of dstrain is installed."""
 
 from __future__ import annotations
 

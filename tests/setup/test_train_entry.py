@@ -66,7 +66,8 @@ def test_help_is_dstrains_own(start):
 
 
 def test_srun_tasks_become_ranks_that_meet_at_the_steps_first_node(start, tmp_path):
-    write_stub(tmp_path / "bin", "scontrol", then='assert sys.argv[1:] == ["show", "hostnames", "n[1-2]"]; print("n1\\nn2")')
+    write_stub(tmp_path / "bin", "scontrol",
+               then='assert sys.argv[1:] == ["show", "hostnames", "n[1-2]"]; print("n1\\nn2")')
     ranks = told(start("r", path_first=tmp_path / "bin", **SRUN))["ranks"]
     # 15000 + (31 * 100 + 0) % 15000 = 18100
     assert ranks == {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "n1", "MASTER_PORT": "18100"}

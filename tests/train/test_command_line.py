@@ -19,8 +19,8 @@ def place(tmp_path):
 
 
 def dstrain(place: Path, *arguments: str, **options):
-    return subprocess.run([sys.executable, "-m", "dstrain", *arguments], cwd=place, env=environment(), capture_output=True,
-                          text=True, timeout=300, stdin=subprocess.DEVNULL, **options)
+    return subprocess.run([sys.executable, "-m", "dstrain", *arguments], cwd=place, env=environment(),
+                          capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL, **options)
 
 
 def test_a_run_leaves_what_the_design_promises(place):
@@ -29,13 +29,15 @@ def test_a_run_leaves_what_the_design_promises(place):
     run = place / "runs/small"
     records = [line for line in read_lines(run / "metrics.jsonl") if "split" not in line]
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
-    assert set(records[0]) == {"step", "loss", "terms", "lr", "grad_norm", "tokens", "tokens_per_s", "data_wait", "skipped"}
+    assert set(records[0]) == {"step", "loss", "terms", "lr", "grad_norm", "tokens", "tokens_per_s", "data_wait",
+                               "skipped"}
     assert records[-1]["tokens"] == 6 * 8 * 32
     scores = [line for line in read_lines(run / "metrics.jsonl") if line.get("split") == "valid"]
     assert [line["step"] for line in scores] == [3, 6]
     # 35 bytes of text in two lines, and two ends; a line's own end is no part of its document
     assert scores[0]["targets"] == len("one plus one is two") + len("and that is all") + 2
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best", "latest", "step_00000004", "step_00000006"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "best", "latest", "step_00000004", "step_00000006"]
     assert (run / "checkpoints/latest").read_text() == "step_00000006\n"
     assert all((run / name).is_file() for name in ("recipe.yaml", "ds_config.json", "environment.json", "ledger.jsonl"))
     assert list((run / "tensorboard").glob("events.*"))
@@ -100,7 +102,8 @@ def test_a_mistake_is_one_line_and_exit_code_two(place, arguments, parts):
 
 def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(place):
     command = [sys.executable, "-m", "dstrain", "train", "small.yaml", "run.steps=100000", "schedule.name=WarmupLR"]
-    process = subprocess.Popen(command, cwd=place, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=place, env=environment(), text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for line in process.stdout:
         if "saved" in line:
             break
@@ -115,7 +118,8 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(place):
 
 
 def test_a_nan_in_every_step_ends_the_run_with_a_reason(place):
-    done = dstrain(place, "train", "small.yaml", "optim.lr=1e30", "optim.clip=0", "run.max_skipped=3", "run.steps=40", "schedule.warmup_steps=0")
+    done = dstrain(place, "train", "small.yaml", "optim.lr=1e30", "optim.clip=0", "run.max_skipped=3", "run.steps=40",
+                   "schedule.warmup_steps=0")
     assert done.returncode == 2 and "the last 3 steps were all skipped" in done.stderr
     records = [line for line in read_lines(place / "runs/small/metrics.jsonl") if "split" not in line]
     assert [record["skipped"] for record in records[-3:]] == [True] * 3

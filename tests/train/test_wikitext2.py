@@ -1,4 +1,4 @@
-"""Real text, the GPT-2 vocabulary, the 16M preset, two launched ranks: small steps of what docs/LOG.md measured in full."""
+"""Real text, the GPT-2 vocabulary, the 16M preset, two ranks: small steps of what docs/LOG.md measured in full."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ def test_wikitext2_tiny_learns_on_two_ranks(tmp_path, shared_data):
         lines = [next(file) for _ in range(60)]
     (tmp_path / "valid.txt").write_text("".join(lines))
     done = subprocess.run(
-        ["bash", str(ROOT / "launch/local.sh"), "wikitext2-tiny", f"data.train.0.path={shared_data}/wikitext2/train.txt.gz",
+        ["bash", str(ROOT / "launch/local.sh"), "wikitext2-tiny",
+         f"data.train.0.path={shared_data}/wikitext2/train.txt.gz",
          "data.valid.0.path=valid.txt", "batch.rows=8", "batch.micro_rows=4", "batch.length=64", "run.steps=60",
          "schedule.warmup_steps=10", "valid.every=20", "checkpoint.every=60", "log.samples=0"],
-        cwd=tmp_path, env={**environment(), "TIKTOKEN_CACHE_DIR": str(shared_data / "tiktoken")}, capture_output=True, text=True,
-        timeout=570, stdin=subprocess.DEVNULL)
+        cwd=tmp_path, env={**environment(), "TIKTOKEN_CACHE_DIR": str(shared_data / "tiktoken")},
+        capture_output=True, text=True, timeout=570, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
     assert "16.0M parameters (16,025,344)" in done.stdout
 
@@ -29,7 +30,9 @@ def test_wikitext2_tiny_learns_on_two_ranks(tmp_path, shared_data):
     assert first["loss"] == pytest.approx(10.825, abs=0.05)              # ln(50,257)
     assert [score["step"] for score in scores] == [20, 40, 60]
     bits = [score["bits_per_byte"] for score in scores]
-    assert bits[0] > bits[1] > bits[2] and bits[0] < 3.4                 # untrained: 10.825 / ln 2 over 4.5 bytes a token
+    # Untrained: 10.825 / ln 2 over 4.5 bytes a token.
+    assert bits[0] > bits[1] > bits[2] and bits[0] < 3.4
     # WikiText counts a line's end as a word; the last one of each article is no part of it here: one or two words less.
     words = sum(len(line.split()) + 1 for line in lines)
-    assert scores[0]["word_perplexity"] == pytest.approx(scores[0]["perplexity"] ** (scores[0]["targets"] / words), rel=0.01)
+    word_perplexity = scores[0]["perplexity"] ** (scores[0]["targets"] / words)
+    assert scores[0]["word_perplexity"] == pytest.approx(word_perplexity, rel=0.01)

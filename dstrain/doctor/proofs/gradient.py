@@ -25,16 +25,18 @@ def prove(case: Case) -> Finding:
     error = largest(error_at(case, expected, world, micro_rows=2) for world in case.worlds)
     precision = case.precision
     return within(error, BOUND[precision], "of the gradient's norm", f"rounding of {precision}",
-                  "a loss that is not the sum over all targets divided by their number, a label that is not the next token, "
-                  "or a parameter that no gradient reaches")
+                  "a loss that is not the sum over all targets divided by their number, a label that is not the "
+                  "next token, or a parameter that no gradient reaches")
 
 
-def error_at(case: Case, expected: dict[str, torch.Tensor], world: int, micro_rows: int, ds_config: str | None = None) -> float:
+def error_at(case: Case, expected: dict[str, torch.Tensor], world: int, micro_rows: int,
+             ds_config: str | None = None) -> float:
     """Norm of the difference over the norm of the reference, over all parameters; infinite if any is missing."""
     recipe = replace(case.recipe, batch=replace(case.recipe.batch, micro_rows=micro_rows),
                      optim=replace(case.recipe.optim, clip=0.0))
     traces = case.ranks(world).run(short_run, recipe, ds_config, 1)
-    return difference(whole([trace.gradient for trace in traces], {name: g.shape for name, g in expected.items()}), expected)
+    shapes = {name: g.shape for name, g in expected.items()}
+    return difference(whole([trace.gradient for trace in traces], shapes), expected)
 
 
 def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:

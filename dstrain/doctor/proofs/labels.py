@@ -1,4 +1,4 @@
-"""Labels are the input moved by one within its document; every target of the data is scored once, and nothing else is."""
+"""Labels are the input moved by one within its document; every target of the data is scored once, nothing else is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from dstrain.doctor.case import Case
 from dstrain.doctor.excerpt import excerpt
 from dstrain.doctor.finding import Finding
 
-CLAIM = "labels are the next token of the same document; an epoch and a validation score every target once, padding never"
+CLAIM = ("labels are the next token of the same document; an epoch and a validation score every target once, "
+         "padding never")
 STEPS, VALID_BATCHES, LENGTH = 6, 8, 256
 
 
@@ -41,10 +42,10 @@ def prove(case: Case) -> Finding:
             [validation_targets_astray(case, tokenizer, valid)] if valid else []):
         astray, counted = astray + of_source[0], counted + of_source[1]
     passed = wrong == astray == 0 and compared > 0 and counted > 0
-    return Finding(passed, f"{wrong:,} of {compared:,} labels wrong; {astray:,} of {counted:,} targets lost or doubled, counted on "
-                   f"the first documents of each source", "none",
-                   "" if passed else "a missing or double shift, a label that crosses a document, ends that are never scored, "
-                   "padding that is, or rows that are lost or scored twice on some number of ranks")
+    return Finding(passed, f"{wrong:,} of {compared:,} labels wrong; {astray:,} of {counted:,} targets lost or "
+                   f"doubled, counted on the first documents of each source", "none",
+                   "" if passed else "a missing or double shift, a label that crosses a document, ends that are never "
+                   "scored, padding that is, or rows that are lost or scored twice on some number of ranks")
 
 
 def count_faults(batch: Any, eot: int) -> int:
@@ -52,15 +53,16 @@ def count_faults(batch: Any, eot: int) -> int:
     ids, labels, segments = batch.ids_BT, batch.labels_BT, batch.segments_BT
     inside = torch.arange(ids.shape[1]) < batch.lengths_B[:, None]
     pair_inside, same = inside[:, :-1] & inside[:, 1:], segments[:, :-1] == segments[:, 1:]
-    wrong = int((labels[:, :-1] != ids[:, 1:])[pair_inside & same].sum())        # the next token of the same document
-    wrong += int((ids[:, 1:] != eot)[pair_inside & ~same].sum())                 # a document begins with its start token
+    wrong = int((labels[:, :-1] != ids[:, 1:])[pair_inside & same].sum())     # the next token of the same document
+    wrong += int((ids[:, 1:] != eot)[pair_inside & ~same].sum())              # a document begins with its start token
     return wrong + int((labels[inside] == -100).sum()) + int((labels[~inside] != -100).sum())
 
 
 def validation_targets_astray(case: Case, tokenizer: Any, sources: list[Source]) -> tuple[int, int]:
     """(lost or doubled targets, targets) of one validation, on each number of ranks; and the rows must be the same."""
     expected = sum(_target_counts(source, tokenizer) for source in sources)
-    recipe = replace(case.recipe, batch=replace(case.recipe.batch, length=LENGTH), data=replace(case.recipe.data, valid=tuple(sources)))
+    recipe = replace(case.recipe, batch=replace(case.recipe.batch, length=LENGTH),
+                     data=replace(case.recipe.data, valid=tuple(sources)))
     astray, rows_of_one = 0, None
     for world in case.worlds:
         scored, rows = np.zeros_like(expected), Counter()
@@ -76,7 +78,8 @@ def validation_targets_astray(case: Case, tokenizer: Any, sources: list[Source])
 def training_targets_astray(case: Case, tokenizer: Any, source: Source) -> tuple[int, int]:
     """(lost or doubled targets, targets) of one epoch of a small source, on the largest number of ranks."""
     expected, world = _target_counts(source, tokenizer), case.worlds[-1]
-    of_lanes = next(sizes for lanes in (case.recipe.data.lanes, world, 1) if all(sizes := _lane_sizes(source, tokenizer, lanes)))
+    of_lanes = next(sizes for lanes in (case.recipe.data.lanes, world, 1)
+                    if all(sizes := _lane_sizes(source, tokenizer, lanes)))
     lanes, world = len(of_lanes), min(world, len(of_lanes))
     batch = replace(case.recipe.batch, length=LENGTH)
     recipe = replace(case.recipe, batch=batch, data=replace(case.recipe.data, train=(source,), lanes=lanes))
@@ -121,7 +124,8 @@ def _counts(targets: np.ndarray, tokenizer: Any) -> np.ndarray:
 
 def _row_hashes(batch: Any) -> list[int]:
     tensors = (batch.ids_BT.numpy(), batch.labels_BT.numpy(), batch.segments_BT.numpy())
-    return [row_hash(row, *(values[b] for values in tensors)) for b, row in enumerate(batch.rows_B.tolist()) if row >= 0]
+    return [row_hash(row, *(values[b] for values in tensors))
+            for b, row in enumerate(batch.rows_B.tolist()) if row >= 0]
 
 
 def _batches(case: Case, tokenizer: Any, valid: list[Source]) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Padding, other documents, other rows and the future change no scored number by a single bit, in training and generate()."""
+"""Padding, other documents, other rows and the future change no scored number by a bit, in training and generate()."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def prove(case: Case) -> Finding:
 def _with_other_shapes(found: Finding, error: float) -> Finding:
     """Another amount of padding is another shape of matrices: there only rounding may differ."""
     passed = error <= ROUNDING
-    cause = "; ".join([found.cause] * (not found.passed) + ["the amount of padding changes what is computed"] * (not passed))
+    cause = "; ".join([found.cause] * (not found.passed)
+                      + ["the amount of padding changes what is computed"] * (not passed))
     return replace(found, passed=found.passed and passed, cause=cause,
                    figure=f"{found.figure}; {error:.1e} with another amount of padding",
                    tolerance=f"{found.tolerance}; {ROUNDING:.0e} relative with another amount of padding")
@@ -65,7 +66,8 @@ def nll_of(trainee: torch.nn.Module, batch: Any, labels_BT: torch.Tensor, case: 
     """The sums of nll as the engine gets them: through the trainee's own forward."""
     trainee.train()
     with torch.no_grad():
-        return trainee(inputs=batch.inputs(), labels_BT=labels_BT, keys_B=row_keys(case.recipe.run.seed, 1, batch.rows_B)).nll
+        keys_B = row_keys(case.recipe.run.seed, 1, batch.rows_B)
+        return trainee(inputs=batch.inputs(), labels_BT=labels_BT, keys_B=keys_B).nll
 
 
 def what_the_loss_does_not_notice(trainee: torch.nn.Module, batch: Any, tokenizer: Any, case: Case) -> list[str]:
@@ -74,12 +76,15 @@ def what_the_loss_does_not_notice(trainee: torch.nn.Module, batch: Any, tokenize
     own_BT = torch.zeros_like(batch.labels_BT, dtype=torch.bool)
     own_BT[0, 1] = True
     joined_BT = torch.where(batch.segments_BT == 1, 0, batch.segments_BT)
+    other_label_BT = torch.where(own_BT, (batch.labels_BT + 1) % tokenizer.vocab_size, batch.labels_BT)
+    without_ends_BT = batch.labels_BT.masked_fill(batch.labels_BT == tokenizer.eot, -100)
     changed = {
         "an input": replace(batch, ids_BT=torch.where(own_BT, (batch.ids_BT + 1) % tokenizer.vocab_size, batch.ids_BT)),
         "the border between two documents": replace(batch, segments_BT=joined_BT),
-        "a label": replace(batch, labels_BT=torch.where(own_BT, (batch.labels_BT + 1) % tokenizer.vocab_size, batch.labels_BT)),
-        "a document's end": replace(batch, labels_BT=batch.labels_BT.masked_fill(batch.labels_BT == tokenizer.eot, -100))}
-    return [name for name, other in changed.items() if torch.equal(nll_of(trainee, other, other.labels_BT, case), expected)]
+        "a label": replace(batch, labels_BT=other_label_BT),
+        "a document's end": replace(batch, labels_BT=without_ends_BT)}
+    return [name for name, other in changed.items()
+            if torch.equal(nll_of(trainee, other, other.labels_BT, case), expected)]
 
 
 def alone_and_unpadded_error(model: torch.nn.Module, batch: Any, case: Case) -> float:
@@ -130,7 +135,8 @@ def two_documents_a_row(case: Case, tokenizer: Any) -> Any:
 def generated_difference(model: torch.nn.Module, tokenizer: Any, case: Case) -> tuple[int, int]:
     """(continuations that differ, tokens compared) of two prompts when a third, of as many tokens, is exchanged."""
     *watched, third, other, _ = prompts(tokenizer, case)
-    with_one, with_other = (generate(model, tokenizer, [*watched, beside], NEW_TOKENS)[:len(watched)] for beside in (third, other))
+    with_one, with_other = (generate(model, tokenizer, [*watched, beside], NEW_TOKENS)[:len(watched)]
+                            for beside in (third, other))
     pairs = list(zip(with_one, with_other))
     different = sum((a.ids, a.logprobs, a.stopped) != (b.ids, b.logprobs, b.stopped) for a, b in pairs)
     return different, sum(len(a.ids) for a, _ in pairs)
@@ -142,7 +148,8 @@ def longer_neighbour_error(model: torch.nn.Module, tokenizer: Any, case: Case) -
     Greedy choices may only part where the two best tokens tie; what comes after is another text.
     """
     *watched, third, _, longer = prompts(tokenizer, case)
-    short, long = (generate(model, tokenizer, [*watched, beside], NEW_TOKENS)[:len(watched)] for beside in (third, longer))
+    short, long = (generate(model, tokenizer, [*watched, beside], NEW_TOKENS)[:len(watched)]
+                   for beside in (third, longer))
     errors = [0.0]
     for a, b in zip(short, long):
         for token_a, token_b, logprob_a, logprob_b in zip(a.ids, b.ids, a.logprobs, b.logprobs):
@@ -176,5 +183,7 @@ def fresh_trainee(case: Case) -> tuple[torch.nn.Module, Any]:
     from dstrain.runtime.engine import fill_weights
     tokenizer = case.tokenizer()
     trainee = case.family.build_trainee(case.recipe, tokenizer)
-    fill_weights(trainee, lambda name, shape: case.family.initial_weight(trainee.model, name, shape, case.recipe.run.seed), rank=0)
+    fill_weights(trainee,
+                 lambda name, shape: case.family.initial_weight(trainee.model, name, shape, case.recipe.run.seed),
+                 rank=0)
     return trainee, tokenizer

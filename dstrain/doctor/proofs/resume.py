@@ -1,4 +1,4 @@
-"""A run that was interrupted and went on, twice, is the run that was not: same rows, losses, lr, weights and moments."""
+"""A run that was interrupted and went on, twice, is the run that was not: rows, losses, lr, weights and moments."""
 
 from __future__ import annotations
 
@@ -47,10 +47,11 @@ def differences_after_two_stops(case: Case, world: int, ds_config: str | None = 
 
 
 def resumable(recipe: Recipe, valid: tuple[Source, ...] = ()) -> Recipe:
-    """Saves after every second step. With `valid` it validates there too, which must leave no trace in the steps after."""
-    return replace(recipe, run=replace(recipe.run, name="run", steps=STEPS), checkpoint=replace(recipe.checkpoint, every=2, keep=99),
-                   data=replace(recipe.data, valid=valid), valid=replace(recipe.valid, every=2), log=replace(recipe.log, every=1),
-                   schedule=replace(recipe.schedule, warmup_steps=2))
+    """Saves after every second step. With `valid` it validates there too, which must leave no trace in later steps."""
+    return replace(recipe, run=replace(recipe.run, name="run", steps=STEPS),
+                   checkpoint=replace(recipe.checkpoint, every=2, keep=99),
+                   data=replace(recipe.data, valid=valid), valid=replace(recipe.valid, every=2),
+                   log=replace(recipe.log, every=1), schedule=replace(recipe.schedule, warmup_steps=2))
 
 
 def run_to_end(case: Case, recipe: Recipe, folder: Path, world: int, ds_config: str | None = None) -> None:
@@ -67,7 +68,7 @@ def run_training(ranks: Ranks, recipe: Recipe, ds_config: str | None) -> None:
 
 
 def forget_after(folder: Path, recipe: Recipe, step: int) -> None:
-    """As if the run had died before its next checkpoint: the side files go further than the checkpoint, and are torn."""
+    """As if the run had died before its next checkpoint: the side files go further than the last, and are torn."""
     run = RunFolder(folder / recipe.run.name)
     for path in run.checkpoints.glob("step_*"):
         if int(path.name[5:]) > step:
@@ -77,14 +78,16 @@ def forget_after(folder: Path, recipe: Recipe, step: int) -> None:
 
 
 def compare_runs(one: Path, other: Path, recipe: Recipe) -> tuple[list[str], int]:
-    """(what differs, how much was compared): metrics and ledger without their wall-clock fields, and every checkpoint file."""
+    """(what differs, how much was compared): metrics and ledger without wall-clock fields, every checkpoint file."""
     a, b = RunFolder(one / recipe.run.name), RunFolder(other / recipe.run.name)
-    pairs = [(f"metrics.jsonl, step {x.get('step')}", *map(_without_clock, (x, y))) for x, y in _zipped(a.metrics, b.metrics)]
+    pairs = [(f"metrics.jsonl, step {x.get('step')}", *map(_without_clock, (x, y)))
+             for x, y in _zipped(a.metrics, b.metrics)]
     pairs += [(f"ledger.jsonl, step {x.get('step')}", x, y) for x, y in _zipped(a.ledger, b.ledger)]
     for path in sorted(a.checkpoints.glob("step_*/*")):
         if path.suffix == ".safetensors" or path.name == "state.json":
             twin = b.checkpoints / path.relative_to(a.checkpoints)
-            pairs.append((str(path.relative_to(a.path)), path.read_bytes(), twin.read_bytes() if twin.is_file() else None))
+            pairs.append((str(path.relative_to(a.path)), path.read_bytes(),
+                          twin.read_bytes() if twin.is_file() else None))
     return [what for what, x, y in pairs if x != y], len(pairs)
 
 

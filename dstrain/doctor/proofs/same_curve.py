@@ -1,4 +1,4 @@
-"""The promise itself: other ranks, another ZeRO stage and other micro-batches give the same rows and the same losses."""
+"""The promise itself: other ranks, another ZeRO stage and other micro-batches give the same rows and losses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ MICRO_ROWS = (1, 4)
 
 def prove(case: Case) -> Finding:
     precision, most = case.precision, case.worlds[-1]
-    runs = {f"{world} x {micro_rows}": run(case, world, micro_rows) for world, micro_rows in product(case.worlds, MICRO_ROWS)}
+    runs = {f"{world} x {micro_rows}": run(case, world, micro_rows)
+            for world, micro_rows in product(case.worlds, MICRO_ROWS)}
     other_stage = f"zero{1 if case.stage == 3 else 3}_{precision}"
     runs[f"{most} x {MICRO_ROWS[-1]} with {other_stage}"] = run(case, most, MICRO_ROWS[-1], other_stage)
     if case.compiled:
@@ -27,10 +28,11 @@ def prove(case: Case) -> Finding:
     first = next(iter(runs.values()))
     error, other_rows = compare(first, list(runs.values()))
     passed = error <= BOUND[precision] and other_rows == 0 and len(first.losses) == STEPS
-    return Finding(passed, f"losses {error:.1e}, {other_rows} other rows, in {len(runs)} runs (ranks x rows {', '.join(runs)})",
+    return Finding(passed,
+                   f"losses {error:.1e}, {other_rows} other rows, in {len(runs)} runs (ranks x rows {', '.join(runs)})",
                    f"losses {BOUND[precision]:.0e} {WHY[precision]}; rows none",
-                   "" if passed else "a loss that is not finite, a mean of means, rows that depend on ranks, or dropout that is not "
-                   "keyed; look at what the model and the objective do with a micro-batch")
+                   "" if passed else "a loss that is not finite, a mean of means, rows that depend on ranks, or "
+                   "dropout that is not keyed; look at what the model and the objective do with a micro-batch")
 
 
 def run(case: Case, world: int, micro_rows: int, ds_config: str | None = None, compiled: bool = False) -> Trace:

@@ -18,7 +18,8 @@ def prove(case: Case) -> Finding:
     """The recipe's own schedule with its warm-up in the same proportion, squeezed into 20 steps."""
     asked = case.recipe.schedule
     warmup_steps = round(STEPS * asked.warmup_steps / case.recipe.run.steps) if asked.warmup_steps else 0
-    return within(largest_error(case, replace(asked, warmup_steps=warmup_steps)), 1e-12, "of the peak", "the same formula",
+    error = largest_error(case, replace(asked, warmup_steps=warmup_steps))
+    return within(error, 1e-12, "of the peak", "the same formula",
                   "a scheduler that is never stepped, stepped per micro-batch, or one step late")
 
 
@@ -30,7 +31,8 @@ def largest_error(case: Case, schedule: Schedule, world: int = 1, micro_rows: in
     peak = recipe.optim.lr
     asked = [peak * asked_share(schedule, step) for step in range(1, STEPS + 1)]
     recorded = [record["lr"] for record in trace.records]
-    return largest(abs(lr - want) / peak for lrs in (trace.lrs_used, recorded) for lr, want in zip(lrs, asked, strict=True))
+    return largest(abs(lr - want) / peak for lrs in (trace.lrs_used, recorded)
+                   for lr, want in zip(lrs, asked, strict=True))
 
 
 def asked_share(schedule: Schedule, step: int) -> float:
