@@ -105,6 +105,11 @@ class Engine:
         return {own_name(name): tuple(whole_shape(p)) for name, p in self.trainee.named_parameters()}
 
     @property
+    def dtype(self) -> torch.dtype:
+        """In which the forward pass computes."""
+        return next(self.trainee.parameters()).dtype
+
+    @property
     def parameters(self) -> int:
         """How many there are, on all ranks together."""
         return sum(math.prod(shape) for shape in self.shapes().values())

@@ -18,6 +18,7 @@ from dstrain.config.shape import shape_of
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine
 from dstrain.train.family import Family
+from dstrain.train.progress import duration
 from dstrain.train.run_folder import RunFolder, write_json
 from dstrain.train.state import RunState, recipe_text
 
@@ -46,6 +47,22 @@ def say_run(say: Callable[[str], None], recipe: Recipe, family: Family, tokenize
     say(f"engine     {recipe.engine.config}: ZeRO stage {engine.stage} on {ranks.device.type}, "
         f"{torch.get_num_threads()} thread(s) a rank; "
         f"lr {recipe.optim.lr:g} by {recipe.schedule.name}, warm-up {recipe.schedule.warmup_steps} steps")
+    left = (recipe.run.steps - state.step) * batch.rows * batch.length
+    expected_s = expected_seconds(left * family.flops_a_target(recipe, parameters), engine.dtype, ranks)
+    say(f"time       roughly {duration(expected_s)} for {recipe.run.steps - state.step:,} steps, guessed from what matrix "
+        f"products run at here; the progress line measures it")
+
+
+def expected_seconds(flops: float, dtype: torch.dtype, ranks: Ranks) -> float:
+    """Time for so much work if all ranks do it at 0.6 of this rank's rate for large matrix products, as small runs do."""
+    size = 4096 if ranks.device.type == "cuda" else 768
+    matrix = torch.ones(size, size, dtype=dtype, device=ranks.device)
+    took_s = []
+    for _ in range(4):
+        began = time.perf_counter()
+        float((matrix @ matrix)[0, 0])  # reading the result waits for the device
+        took_s.append(time.perf_counter() - began)
+    return flops / (0.6 * ranks.world * 2 * size**3 / min(took_s))
 
 
 def freeze(folder: RunFolder, recipe: Recipe, config: dict, ranks: Ranks) -> None:

@@ -58,7 +58,7 @@ class Progress:
             self._first = (step, now)
             return "time left: measuring"
         first, since = self._first
-        return f"{_duration((now - since) / (step - first) * (self.steps - step))} left"
+        return f"{duration((now - since) / (step - first) * (self.steps - step))} left"
 
     def _clear(self) -> None:
         if self._on_terminal and self._bar:
@@ -69,6 +69,6 @@ class Progress:
             print(self._bar, end="", flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, hours = seconds / 60, seconds / 3600
     return f"{seconds:.0f} s" if seconds < 90 else f"{minutes:.0f} min" if minutes < 90 else f"{hours:.1f} h"

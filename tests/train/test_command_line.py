@@ -41,7 +41,7 @@ def test_a_run_leaves_what_the_design_promises(place):
     assert (run / "checkpoints/latest").read_text() == "step_00000006\n"
     assert all((run / name).is_file() for name in ("recipe.yaml", "ds_config.json", "environment.json", "ledger.jsonl"))
     assert list((run / "tensorboard").glob("events.*"))
-    for word in ("parameters", "epochs", "padding", "train_batch_size 8", "micro-batch"):
+    for word in ("parameters", "epochs", "padding", "roughly", "train_batch_size 8", "micro-batch"):
         assert word in done.stdout
 
     again = dstrain(place, "train", "small.yaml")

@@ -1,0 +1,81 @@
+"""Killed at the worst instants of a save or of going on: the next call ends in the run that was never killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from small_run import environment, lay_out
+
+from dstrain.config.load import load_recipe
+from dstrain.doctor.proofs.resume import compare_runs
+
+# Dies, as by kill -9, just before call number `at` of a function of the production code.
+KILLER = """
+import os, sys
+import dstrain.runtime.checkpoint as checkpoint
+import dstrain.train.run_folder as run_folder
+from dstrain.__main__ import main
+
+owner, name, at = {"checkpoint": checkpoint, "run_folder": run_folder}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
+inner, calls = getattr(owner, name), []
+
+def deadly(*arguments, **named):
+    calls.append(name)
+    if len(calls) == at:
+        os._exit(9)
+    return inner(*arguments, **named)
+
+setattr(owner, name, deadly)
+sys.exit(main(["train", "small.yaml", *sys.argv[4:]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    place = lay_out(tmp_path_factory.mktemp("straight"))
+    assert python(place, "-m", "dstrain", "train", "small.yaml", "run.dir=straight", "checkpoint.keep=99").returncode == 0
+    return place
+
+
+@pytest.mark.parametrize("module, function, at", [
+    ("checkpoint", "create", 2),           # while the second file of the first checkpoint is laid out
+    ("checkpoint", "write_ranges", 5),     # in the middle of the second checkpoint's tensors
+    ("checkpoint", "_hashes", 2),          # all written, no manifest yet
+    ("checkpoint", "_sync_folder", 4),     # the manifest is there, the rename is not
+    ("checkpoint", "point", 3),            # published, but `latest` still names the one before
+    ("checkpoint", "prune", 2),            # pointers set, old ones not removed
+])
+def test_killed_while_saving(straight, module, function, at):
+    name = f"run.dir={function}"
+    killed = python(straight, "-c", KILLER, module, function, str(at), name, "checkpoint.keep=99")
+    assert killed.returncode == 9, killed.stderr
+    again = python(straight, "-m", "dstrain", "train", "small.yaml", name, "checkpoint.keep=99")
+    assert again.returncode == 0, again.stderr
+    assert_same_run(straight, function)
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_killed_while_the_side_files_are_cut(straight, at):
+    name = f"run.dir=cut{at}"
+    assert python(straight, "-c", KILLER, "checkpoint", "_hashes", "2", name, "checkpoint.keep=99").returncode == 9
+    killed = python(straight, "-c", KILLER, "run_folder", "_keep_lines", str(at), name, "checkpoint.keep=99")
+    assert killed.returncode == 9, killed.stderr
+    assert python(straight, "-m", "dstrain", "train", "small.yaml", name, "checkpoint.keep=99").returncode == 0
+    assert_same_run(straight, f"cut{at}")
+
+
+def assert_same_run(place, folder: str) -> None:
+    recipe = load_recipe(str(place / "small.yaml"))
+    differences, compared = compare_runs(place / "straight", place / folder, recipe)
+    assert differences == [] and compared > 20
+    checkpoints = place / folder / recipe.run.name / "checkpoints"
+    assert (checkpoints / "latest").read_text() == "step_00000006\n"
+    assert (checkpoints / "best").read_text() == (place / "straight/small/checkpoints/best").read_text()
+    assert not list(checkpoints.glob(".making*"))
+
+
+def python(place, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], cwd=place, env=environment(), capture_output=True, text=True,
+                          timeout=200, stdin=subprocess.DEVNULL)
