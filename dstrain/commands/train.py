@@ -43,8 +43,8 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
     except RuntimeError as error:
         if not lost_a_rank(error):
             raise
-        raise LostRank("another rank is gone (killed, out of memory, or its machine): this one ends, too; "
-                       "the same command goes on from the last checkpoint") from None
+        raise LostRank("another rank is gone (killed, out of memory, its machine, or the mistake that it "
+                       "printed): this one ends, too; the same command goes on from the last checkpoint") from None
     finally:
         stop_ranks()
         if lock is not None:

@@ -117,7 +117,8 @@ def _right_padded(rows: list[list[int]], length: int) -> Tensor:
 
 def _sampled(logits_BV: Tensor, temperature: float, uniform_B: Tensor) -> Tensor:
     """The token at which the cumulated probability passes the uniform number, in float64."""
-    cumulated_BV = torch.softmax(logits_BV.double() / temperature, dim=-1).cumsum(dim=-1)
+    below_best_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)).double()  # no temperature makes this overflow
+    cumulated_BV = torch.softmax(below_best_BV / temperature, dim=-1).cumsum(dim=-1)
     return torch.searchsorted(cumulated_BV, uniform_B[:, None] * cumulated_BV[:, -1:], right=True).squeeze(1)
 
 

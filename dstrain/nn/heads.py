@@ -108,7 +108,7 @@ def _nll(logits_RV: Tensor, labels_R: Tensor, leave_gradient: bool) -> Tensor:
     """[R]: -log p(label), 0 where ignored.
 
     On request each row of logits is overwritten by the gradient of its nll, times _unit; rows that are not scored
-    then hold numbers that mean nothing.
+    then hold numbers that mean nothing (0 in fp16).
     """
     rows = logits_RV.shape[0]
     step = max(1, _SLICE_BYTES // (4 * logits_RV.shape[1])) if logits_RV.device.type == "cpu" else rows
@@ -122,7 +122,9 @@ def _nll(logits_RV: Tensor, labels_R: Tensor, leave_gradient: bool) -> Tensor:
         log_p_R1[part] = log_p_rV.gather(1, index_R1[part])
         if leave_gradient:
             grad_rV = log_p_rV.exp_().scatter_add_(1, index_R1[part], minus_one_R1[part])
-            logits_RV[part] = grad_rV if unit == 1.0 else grad_rV.mul_(unit)
+            if unit != 1.0:  # fp16, where logits that nobody scores may overflow: Inf times 0 would still be NaN
+                grad_rV.mul_(unit).masked_fill_(~scored_R1[part], 0.0)
+            logits_RV[part] = grad_rV
     return torch.where(scored_R1, -log_p_R1, 0.0).squeeze(1)
 
 

@@ -94,7 +94,7 @@ def gauges(batch: Any, tokens_per_s: float, flops_a_target: float, peak: float |
 
 def _epochs(recipe: Recipe, family: Family, tokens: int, bytes_a_target: float) -> str:
     text_bytes = family.text_bytes(recipe)
-    if text_bytes is None or not bytes_a_target:
+    if not text_bytes or not bytes_a_target:
         return "epochs unknown until the data was read once"
     return f"about {tokens * bytes_a_target / text_bytes:.2f} epochs of {text_bytes / 1e6:,.1f} MB text"
 

@@ -14,6 +14,8 @@ from dstrain.objectives.loss_law import loss_law
 from dstrain.runtime.dist import Ranks
 from dstrain.train.family import Batch, Family
 
+NOTHING_TO_SCORE = "data.valid holds no text to score: its documents are empty; give others, or leave it out"
+
 
 def evaluate(forward: Callable[..., Any], module: torch.nn.Module, family: Family, recipe: Recipe, tokenizer: Any,
              ranks: Ranks) -> dict:
@@ -37,6 +39,8 @@ def evaluate(forward: Callable[..., Any], module: torch.nn.Module, family: Famil
             counts[-1] += batch.words
 
     ranks.sum(nll), ranks.sum(counts)
+    if not int(counts[0]):
+        raise ranks.mistake(NOTHING_TO_SCORE)
     return _scores(nll.cpu(), counts.cpu(), objective)
 
 

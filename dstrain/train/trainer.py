@@ -12,7 +12,7 @@ from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine
 from dstrain.runtime.peak import peak_flops
 from dstrain.train import announce
-from dstrain.train.evaluate import evaluate
+from dstrain.train.evaluate import NOTHING_TO_SCORE, evaluate
 from dstrain.train.family import Family
 from dstrain.train.metrics import Meter
 from dstrain.train.progress import Progress
@@ -42,11 +42,13 @@ def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadToke
 
     with ranks.together("opening tokenizer and data"):
         tokenizer = load_tokenizer(recipe.tokenizer, folder=None if loaded is None else loaded.folder / "tokenizer")
-        if recipe.data.valid:  # better now than at the first validation
-            next(family.valid_batches(recipe, tokenizer, ranks.rank, ranks.world, 1), None)
+        has_valid = recipe.data.valid and next(
+            family.valid_batches(recipe, tokenizer, ranks.rank, ranks.world, 1), None) is not None
         feed = family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, state.place,
                                  pin=ranks.device.type == "cuda")
     try:
+        if recipe.data.valid and not any(ranks.gather(has_valid)):  # better now than at the first validation
+            raise ranks.mistake(NOTHING_TO_SCORE)
         with ranks.together("reading the first step's rows"):
             first = next(feed)  # faults of the data show before the engine is built
         engine = build_engine(recipe, family, config, tokenizer, loaded, ranks)

@@ -189,3 +189,9 @@ def test_mistakes_are_said():
     with pytest.raises(UserError, match="max_new_tokens is 0"):
         generate(model_of(), Bytes(), ["a"], 0)
     assert generate(model_of(), Bytes(), [], 5) == []
+
+
+def test_the_smallest_temperature_takes_the_best_token():
+    greedy, = generate(model_of(), Bytes(), ["a"], 6)
+    cold, = generate(model_of(), Bytes(), ["a"], 6, temperature=1e-320)
+    assert cold.ids == greedy.ids

@@ -213,3 +213,13 @@ def test_token_nll_is_each_positions_own_part(chunk_rows: int | None):
     assert nll_BT.sum().item() == pytest.approx(summed_nll(hidden, weight, labels).item(), rel=1e-14)
     log_p = torch.log_softmax(hidden[1, 2] @ weight.T, -1)[labels[1, 2]].item()
     assert nll_BT[1, 2].item() == pytest.approx(-log_p, rel=1e-13)
+
+
+def test_an_overflow_where_nothing_is_scored_reaches_no_fp16_gradient():
+    hidden_BTD = torch.ones(1, 4, 8, dtype=torch.float16)
+    hidden_BTD[0, 2] = 60000.0                                     # its logits are Inf in fp16
+    hidden_BTD.requires_grad_()
+    weight_VD = torch.full((5, 8), 2.0, dtype=torch.float16, requires_grad=True)
+    labels_BT = torch.tensor([[1, 2, -100, 3]])
+    summed_nll(hidden_BTD, weight_VD, labels_BT).backward()
+    assert torch.isfinite(weight_VD.grad).all() and torch.isfinite(hidden_BTD.grad).all()

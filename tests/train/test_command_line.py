@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 import subprocess
@@ -131,3 +132,18 @@ def test_the_doctor_proves_this_recipe_and_writes_a_certificate(place):
     certificate = json.loads((place / "runs/small/doctor.json").read_text())
     assert [proof["passed"] for proof in certificate["proofs"]] == [True] * 6
     assert "6 of 6 proven" in done.stdout
+
+
+def test_validation_text_that_is_empty_is_a_mistake_before_the_first_step(place):
+    (place / "empty.jsonl").write_text('{"text": ""}\n{"text": ""}\n')
+    done = dstrain(place, "train", "small.yaml", "data.valid=[{path: empty.jsonl}]")
+    assert done.returncode == 2 and "data.valid" in done.stderr and done.stderr.count("\n") == 1
+    assert "step 1" not in done.stdout
+
+
+def test_packed_text_of_several_parts_trains(place):
+    text = (place / "corpus.txt").read_bytes()
+    (place / "corpus.txt.gz").write_bytes(gzip.compress(text[:5000]) + gzip.compress(text[5000:]) + gzip.compress(b""))
+    done = dstrain(place, "train", "small.yaml", "data.train=[{path: corpus.txt.gz, documents: lines}]", "run.steps=2")
+    assert done.returncode == 0, done.stderr
+    assert "epochs unknown" in done.stdout
