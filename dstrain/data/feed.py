@@ -57,6 +57,8 @@ class TrainFeed:
             recipe = replace(recipe, batch=replace(recipe.batch, micro_rows=micro_rows))
         shape = shape_of(recipe, world)
         corpora = [Corpus(source, number, "train") for number, source in enumerate(recipe.data.train)]
+        for corpus in corpora:
+            corpus.fingerprint  # once, and here: a file that cannot be read shows before the thread starts
         if place is not None:
             check_place(place, recipe, corpora, lanes_of_rank(recipe.data.lanes, rank, world))
 

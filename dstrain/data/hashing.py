@@ -10,7 +10,7 @@ import hashlib
 import numpy as np
 
 # What a hash is for, as its first number: two uses with equal numbers behind it are independent all the same.
-LANES, FILES, BLOCKS = 1, 2, 3
+LANES, FILES, BLOCKS, MIXING = 1, 2, 3, 4
 
 _MASK = (1 << 64) - 1
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dstrain.config.errors import UserError
 from dstrain.data.collate import Part, Row, part_of
-from dstrain.data.hashing import BLOCKS, permutation
+from dstrain.data.hashing import BLOCKS, MIXING, mix, permutation
 from dstrain.data.scan import Document, Place, Reader, nothing_in
 
 MOST_DOCUMENTS_IN_BLOCK = 1024
@@ -23,6 +23,8 @@ class Lane:
     def __init__(self, streams: Sequence[Stream], weights: Sequence[float]):
         self._streams = streams
         self._shares = [weight / sum(weights) for weight in weights]
+        self._leads = [mix(MIXING, stream.seed, stream.lane, number) / 2**64 - 0.5
+                       for number, stream in enumerate(streams)]
 
     def next_row(self, number: int, length: int) -> Row:
         """A row full of documents; the last goes on in the lane's next row where it does not fit."""
@@ -38,15 +40,22 @@ class Lane:
         return [stream.state() for stream in self._streams]
 
     def _stream(self) -> Stream:
-        """The one whose document is under way, else the one furthest behind its share of the targets; ties: the first.
+        """The one whose document is under way, else the one furthest behind its share of the targets.
 
-        A function of the lane's state alone, so a resumed lane chooses the same.
+        Each lane adds a lead of its own, up to an average document, to each source: else all lanes would read the
+        same source at the same time. A function of the lane's number and state alone: a resumed lane chooses the same.
         """
+        if len(self._streams) == 1:
+            return self._streams[0]
         for stream in self._streams:
             if stream.token:
                 return stream
-        total = sum(stream.given for stream in self._streams)
-        behind = [share * total - stream.given for share, stream in zip(self._shares, self._streams)]
+        total, documents = (sum(getattr(s, name) for s in self._streams) for name in ("given", "documents"))
+        average = total / documents if documents else 1.0
+        # Before the first document shares themselves decide how often which source is the first.
+        shares = self._shares if documents else [share - 1.0 for share in self._shares]
+        behind = [share * max(total, 1) - stream.given + lead * 2 * average
+                  for share, stream, lead in zip(shares, self._streams, self._leads)]
         return self._streams[behind.index(max(behind))]
 
 
@@ -64,10 +73,11 @@ class Stream:
     index: int = 0  # documents of the block, in its shuffled order, that are done
     token: int = 0  # targets of the document under way that are given
     given: int = 0  # targets given in all
+    documents: int = 0  # documents begun in all
     seen: int = 0  # documents before the block in its epoch
     bad: int = 0  # malformed ones among them
 
-    STATE = ("epoch", "file", "document", "index", "token", "given", "seen", "bad")
+    STATE = ("epoch", "file", "document", "index", "token", "given", "documents", "seen", "bad")
 
     def __post_init__(self) -> None:
         self._block: list[Document] = []
@@ -86,6 +96,7 @@ class Stream:
         document = self._block[self.index]
         start, targets = self.token, document.targets
         part = part_of(targets, start, room, document.words)
+        self.documents += not start
         self.token += len(part.targets)
         self.given += len(part.targets)
         if self.token == len(targets):

@@ -1,6 +1,7 @@
 """Where training stands in the data: plain JSON, exact after the last step that was trained on.
 
-{"step": 7, "lane_count": 4, "files": [1], "lanes": {"0": [{"epoch": 0, ...one object per source}], "1": ...}}
+{"step": 7, "lane_count": 4, "files": [{"count": 1, "digest": "5f..."}],
+ "lanes": {"0": [{"epoch": 0, ...one object per source}], "1": ...}}
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dstrain.data.sources import Corpus
 
 def place_after(step: int, lane_count: int, corpora: Sequence[Corpus], lanes: Mapping[int, Lane]) -> dict[str, Any]:
     """One rank's part: the state of its lanes after a step."""
-    return {"step": step, "lane_count": lane_count, "files": [len(corpus.files) for corpus in corpora],
+    return {"step": step, "lane_count": lane_count, "files": [corpus.fingerprint for corpus in corpora],
             "lanes": {str(number): lane.states() for number, lane in lanes.items()}}
 
 
@@ -43,9 +44,12 @@ def check_place(place: dict[str, Any], recipe: Recipe, corpora: Sequence[Corpus]
         raise UserError(f"data.train has {len(corpora)} source(s), but the checkpoint was written with "
                         f"{len(place['files'])}. {remedy}")
     for corpus, files in zip(corpora, place["files"]):
-        if len(corpus.files) != files:
-            raise UserError(f"{corpus.name}: {len(corpus.files)} file(s), but the checkpoint was written with {files}, "
-                            f"which is another order of the data. {remedy}")
+        if len(corpus.files) != files["count"]:
+            raise UserError(f"{corpus.name}: {len(corpus.files)} file(s), but the checkpoint was written with "
+                            f"{files['count']}, which is another order of the data. {remedy}")
+        if corpus.fingerprint != files:
+            raise UserError(f"{corpus.name}: the files have changed since the checkpoint was written, which is another "
+                            f"order of the data. {remedy}")
     for lane in own_lanes:
         if str(lane) not in place["lanes"]:
             raise ValueError(f"the place holds no lane {lane}: merge the places of all ranks first")

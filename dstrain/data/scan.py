@@ -178,18 +178,22 @@ def _read(corpus: Corpus, tokenizer: Tokenizer, order: Sequence[int], firsts: di
                 malformed.see(epoch)
             try:
                 text = corpus.text_of(raw)
+                targets = _targets(tokenizer, text.text, text.ends)
             except Malformed as error:
                 if place > counted:
                     malformed.skip(epoch, file, number, str(error))
                 yield lane, Document(place, _NOTHING, 0, malformed=True)
                 continue
-            yield lane, Document(place, _targets(tokenizer, text.text, text.ends), text.words())
+            yield lane, Document(place, targets, text.words())
     malformed.end_of_epoch(epoch)
     return passed if first_file == 0 else None
 
 
 def _targets(tokenizer: Tokenizer, text: str, ends: bool) -> np.ndarray:
-    tokens = tokenizer.encode(text)
+    try:
+        tokens = tokenizer.encode(text)
+    except ValueError as error:  # tiktoken gives up on a million blanks in a row
+        raise Malformed(f"cannot be tokenized: {error}") from None
     return np.append(tokens, np.int32(tokenizer.eot)) if ends and len(tokens) else tokens
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -25,6 +27,7 @@ from dstrain.config.schema import Source
 from dstrain.data.embedded import embedded_files
 
 PIECE_CHARACTERS = 16_384
+SAMPLE_BYTES = 65_536
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,23 @@ class Corpus:
         self._source = source
         self._starts = self._compile(source.starts)
 
+    @cached_property
+    def fingerprint(self) -> dict[str, int | str]:
+        """What a place in these files is good for: their number, and a digest of sizes and samples of their contents.
+
+        Without their names: files may move. A change inside a large file that leaves its size, start, middle and end as
+        they were goes unnoticed.
+        """
+        digest = hashlib.blake2b(digest_size=8)
+        for path in self.files:
+            size = path.stat().st_size
+            digest.update(size.to_bytes(8, "little"))
+            with open(path, "rb") as file:
+                for start in sorted({0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)}):
+                    file.seek(start)
+                    digest.update(file.read(SAMPLE_BYTES))
+        return {"count": len(self.files), "digest": digest.hexdigest()}
+
     def documents(self, file_number: int) -> Iterator[tuple[int, bytes | Text]]:
         """(document number, what `text_of` makes text of): a document that nobody wants costs no parsing."""
         path = self.files[file_number]
@@ -86,7 +106,8 @@ class Corpus:
             return embedded_files(source.embedded, source.part)
         pattern = os.path.expanduser(source.path)
         named = [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
-        files = sorted((Path(name) for name in named if os.path.isfile(name)), key=lambda path: path.parts)
+        # A set, because glob names a file several times where a pattern has several **.
+        files = sorted({Path(name) for name in named if os.path.isfile(name)}, key=lambda path: path.parts)
         if not files:
             raise UserError(f"{self.place}.path: {source.path!r} matches no file (looked in {os.getcwd()}); "
                             f"correct the path or run from the folder that it is relative to")

@@ -47,14 +47,14 @@ def say_run(say: Callable[[str], None], recipe: Recipe, family: Family, tokenize
     say(f"engine     {recipe.engine.config}: ZeRO stage {engine.stage} on {ranks.device.type}, "
         f"{torch.get_num_threads()} thread(s) a rank; "
         f"lr {recipe.optim.lr:g} by {recipe.schedule.name}, warm-up {recipe.schedule.warmup_steps} steps")
-    left = (recipe.run.steps - state.step) * batch.rows * batch.length
-    expected_s = expected_seconds(left * family.flops_a_target(recipe, parameters), engine.dtype, ranks)
-    say(f"time       roughly {duration(expected_s)} for {recipe.run.steps - state.step:,} steps, guessed from what matrix "
-        f"products run at here; the progress line measures it")
+    steps = recipe.run.steps - state.step
+    flops = steps * batch.rows * batch.length * family.flops_a_target(recipe, parameters)
+    say(f"time       roughly {duration(expected_seconds(flops, engine.dtype, ranks))} for {steps:,} steps, "
+        f"guessed from what matrix products run at here; the progress line measures it")
 
 
 def expected_seconds(flops: float, dtype: torch.dtype, ranks: Ranks) -> float:
-    """Time for so much work if all ranks do it at 0.6 of this rank's rate for large matrix products, as small runs do."""
+    """Time for so much work if all ranks do it at 0.6 of this rank's rate for large matrix products."""
     size = 4096 if ranks.device.type == "cuda" else 768
     matrix = torch.ones(size, size, dtype=dtype, device=ranks.device)
     took_s = []

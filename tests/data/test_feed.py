@@ -12,6 +12,7 @@ from data_help import BYTES, EOT, global_steps, recipe_of, rows_in, steps_of, wr
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
 from dstrain.data.feed import TrainFeed, merge_places
+from dstrain.data.sources import Corpus
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_steps_are_numbered_from_one_and_their_places_are_plain_json(recipe):
     for step in steps:
         assert json.loads(json.dumps(step.place)) == step.place
         numbers = [value for lane in step.place["lanes"].values() for state in lane for value in state.values()]
-        assert all(type(value) is int for value in numbers) and len(numbers) == 6 * 2 * 8
+        assert all(type(value) is int for value in numbers) and len(numbers) == 6 * 2 * 9
 
 
 def test_real_ends_are_scored_and_padding_is_not(corpus):
@@ -163,8 +164,9 @@ def test_closing_ends_the_thread_at_once_even_in_the_middle_of_a_long_search(tmp
     # this rank's lane starts behind 2,000,000 lines
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "x"}\n' * 2_000_000)
-    place = {"step": 1, "lane_count": 1, "files": [1],
-             "lanes": {"0": [dict(epoch=0, file=0, document=1_999_990, index=0, token=0, given=0, seen=0, bad=0)]}}
+    place = {"step": 1, "lane_count": 1, "files": [Corpus(Source(path=str(path)), 0, "train").fingerprint],
+             "lanes": {"0": [dict(epoch=0, file=0, document=1_999_990, index=0, token=0, given=0, documents=0, seen=0,
+                            bad=0)]}}
     feed = TrainFeed(recipe_of(path, rows=1, lanes=1), BYTES, 0, 1, place)
     time.sleep(0.1)
     began = time.perf_counter()
@@ -178,8 +180,9 @@ def test_closing_ends_the_thread_at_once_even_in_the_middle_of_a_long_search(tmp
 def test_a_waiting_consumer_is_woken_by_close(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "x"}\n' * 3_000_000)
-    place = {"step": 1, "lane_count": 1, "files": [1],
-             "lanes": {"0": [dict(epoch=0, file=0, document=2_999_990, index=0, token=0, given=0, seen=0, bad=0)]}}
+    place = {"step": 1, "lane_count": 1, "files": [Corpus(Source(path=str(path)), 0, "train").fingerprint],
+             "lanes": {"0": [dict(epoch=0, file=0, document=2_999_990, index=0, token=0, given=0, documents=0, seen=0,
+                            bad=0)]}}
     feed = TrainFeed(recipe_of(path, rows=1, lanes=1), BYTES, 0, 1, place)
     taken = []
     consumer = threading.Thread(target=lambda: taken.extend(feed), daemon=True)
@@ -217,3 +220,43 @@ def test_waiting_for_data_is_measured(recipe):
     time.sleep(0.3)
     assert first.wait_s > 0 and next(feed).wait_s < 0.05
     feed.close()
+
+
+@pytest.mark.parametrize("change", [
+    lambda lines: [line.replace("document", "DOCUMENT") for line in lines],       # other texts
+    lambda lines: [*lines, *lines[:3]],                                           # the file grew
+    lambda lines: lines[::-1],                                                    # another order, the same size
+])
+def test_going_on_with_changed_files_is_refused(tmp_path, change):
+    lines = [json.dumps({"text": f"document {n:03d}"}) + "\n" for n in range(40)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(lines))
+    recipe = recipe_of(path, rows=2, lanes=2)
+    place = steps_of(recipe, 3)[-1].place
+    path.write_text("".join(change(lines)))
+    with pytest.raises(UserError, match="data.train.0 .* the files have changed"):
+        steps_of(recipe, 1, place=place)
+
+
+def test_files_may_move_to_another_folder(tmp_path):
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        write_jsonl(tmp_path / folder / "a.jsonl", [f"document {n}" for n in range(40)])
+    here, there = (recipe_of(tmp_path / folder / "a.jsonl", rows=2, lanes=2) for folder in ("here", "there"))
+    place = steps_of(here, 3)[-1].place
+    assert steps_of(here, 1, place=place)[0].rows_hash == steps_of(there, 1, place=place)[0].rows_hash
+
+
+def test_a_document_that_no_tokenizer_takes_is_malformed_and_named(tmp_path):
+    class Picky(type(BYTES)):
+        def encode(self, text):
+            if "x" in text:
+                raise ValueError("Max stack size exceeded")
+            return super().encode(text)
+
+    path = write_jsonl(tmp_path / "a.jsonl", ["abc", "x", "def"])
+    said = []
+    feed = TrainFeed(recipe_of(path, rows=1, lanes=1, bad_share=0.5), Picky(), 0, 1, warn=said.append)
+    next(feed)
+    feed.close()
+    assert any("a.jsonl, line 2" in line and "cannot be tokenized" in line for line in said), said

@@ -138,3 +138,14 @@ def test_a_very_long_document_in_one_line_is_given_whole(tmp_path):
     steps = global_steps(recipe_of(path, rows=1, lanes=1, length=100_000), 4, world=1)
     assert text in texts_from(targets_of_lane(steps, 0, 1))
     assert BYTES.encode(text).tolist()[5] == ord(text[5])
+
+
+def test_sources_are_mixed_within_each_step_not_only_in_the_long_run(tmp_path):
+    # 16 lanes, half and half, documents of twelve rows: without leads all lanes read the same source for ten steps
+    sources = [Source(path=str(write_jsonl(tmp_path / f"{letter}.jsonl", [letter * 3000] * 64))) for letter in "ab"]
+    shares = []
+    for step in global_steps(recipe_of(*sources, rows=16, lanes=16, length=256), 40, world=1):
+        labels = [label for row in step["rows"].values() for label in row[1]]
+        shares.append(labels.count(ord("a")) / len(labels))
+    assert all(0.2 < share < 0.8 for share in shares)
+    assert sum(shares) / len(shares) == pytest.approx(0.5, abs=0.05)

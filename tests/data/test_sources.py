@@ -157,3 +157,11 @@ def test_a_file_is_streamed_and_never_held_whole(tmp_path):
     assert sum(len(text.text) for _, text in corpus.documents(0)) == 20_000_200
     assert tracemalloc.get_traced_memory()[1] < 2_000_000
     tracemalloc.stop()
+
+
+def test_a_pattern_with_two_double_stars_names_each_file_once(tmp_path):
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    for place in ("a.txt", "x/b.txt", "x/y/c.txt"):
+        (tmp_path / place).write_text("text")
+    corpus = Corpus(Source(path=str(tmp_path / "**" / "**" / "*.txt")), 0, "train")
+    assert [path.name for path in corpus.files] == ["a.txt", "b.txt", "c.txt"]

@@ -35,7 +35,8 @@ sys.exit(main(["train", "small.yaml", *sys.argv[4:]]))
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     place = lay_out(tmp_path_factory.mktemp("straight"))
-    assert python(place, "-m", "dstrain", "train", "small.yaml", "run.dir=straight", "checkpoint.keep=99").returncode == 0
+    done = python(place, "-m", "dstrain", "train", "small.yaml", "run.dir=straight", "checkpoint.keep=99")
+    assert done.returncode == 0, done.stderr
     return place
 
 
