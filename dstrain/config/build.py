@@ -13,7 +13,7 @@ from dstrain.config.hints import nearest, shown
 from dstrain.config.yaml_tree import Marked
 
 LARGEST = 1e300
-NUMBER = re.compile(r"[-+]?((0|[1-9][0-9_]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+NUMBER = re.compile(r"[-+]?((0|[1-9][0-9]*(_[0-9]+)*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 def build(kind: type, tree: Marked, dotted: str = "") -> Any:

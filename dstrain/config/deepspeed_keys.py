@@ -73,6 +73,10 @@ CHANGES_NOTHING: dict[str, Any] = {
     "sequence_parallel_size": 1,
 }
 
+AUTO_CHANGES_NOTHING = {"prescale_gradients", "gradient_predivide_factor", "sparse_gradients",
+                        "round_robin_gradients"}
+"""files for other trainers say "auto" here and mean DeepSpeed's default, which is dstrain's value"""
+
 ZERO_PASSED = {
     "stage", "contiguous_gradients", "reduce_scatter", "reduce_bucket_size", "use_multi_rank_bucket_allreduce",
     "allgather_partitions", "allgather_bucket_size", "overlap_comm", "compute_grad_norm", "load_from_fp32_weights",
@@ -137,12 +141,18 @@ def check_keys(keys: dict[str, Any], place: str) -> None:
             raise UserError(f"{place}: DeepSpeed has no key {shown(key)}; {nearest(key, JOINED | PASSED)}")
         if key in REFUSED and not changes_nothing(key, value):
             raise UserError(f"{place}: {key} is {shown(value)}, refused: {REFUSED[key]}")
-        if key in BLOCKS:
+        if key in BLOCKS and value is not None:
             _check_block(value, BLOCKS[key], key, place)
     zero = keys.get("zero_optimization", {})
+    if zero is None:
+        return
     if isinstance(zero, bool):
         raise UserError(f'{place}: zero_optimization is {shown(zero)}, the old form; write {{"stage": {int(zero)}}}')
     _check_block(zero, known_in_zero(), "zero_optimization", place)
+    for name in sorted(ZERO_STAGE3):
+        if name in zero and f"stage3_{name}" in zero:
+            raise UserError(f"{place}: zero_optimization.stage3_{name} is {shown(zero[f'stage3_{name}'])} and {name} "
+                            f"is {shown(zero[name])}, two names of one setting; keep one of them")
     for key, value in zero.items():
         if key in ZERO_REFUSED and not changes_nothing(key, value):
             raise UserError(f"{place}: zero_optimization.{key} is {shown(value)}, refused: {ZERO_REFUSED[key]}")
@@ -151,10 +161,12 @@ def check_keys(keys: dict[str, Any], place: str) -> None:
 
 
 def changes_nothing(key: str, value: Any) -> bool:
-    """True for what leaves DeepSpeed as it is: false, null, a block that is not enabled or has nothing on in it, or
-    the neutral value."""
+    """True for what leaves DeepSpeed as it is: false, null, a block that is not enabled or has nothing on in it, the
+    neutral value, or "auto" where that stands for it."""
     if isinstance(value, dict):
         return value.get("enabled") is False or not any(value.values())
+    if value == "auto" and key in AUTO_CHANGES_NOTHING:
+        return True
     return value is None or value == CHANGES_NOTHING.get(key, False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from dstrain.config.errors import UserError
 from dstrain.config.hints import nearest, one_line, shown
 
 PACKAGE = Path(__file__).resolve().parent.parent
+DEEPEST = 100
+MOST_DIGITS = 40
+TOO_DEEP = f"lists or objects are nested deeper than {DEEPEST} levels; close the brackets, and write fewer levels"
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,10 @@ def read_ds_config(name_or_path: str, asked_at: str = "engine.config") -> DsFile
     """The file's content, with every key known and none that would break a law; `asked_at` says who named it."""
     path = find_ds_config(name_or_path, asked_at)
     try:
-        text = path.read_text(encoding="utf-8")
-        keys = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+        keys = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant,
+                          parse_int=_whole_number, parse_float=_finite_number)
+        _check_depth(keys)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; give the path of a JSON file") from error
     except UnicodeDecodeError as error:
@@ -35,13 +41,15 @@ def read_ds_config(name_or_path: str, asked_at: str = "engine.config") -> DsFile
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: this is not valid JSON: {one_line(error.msg)}; "
                         f"look at the commas, quotes and brackets there (JSON has no comments)") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: {TOO_DEEP}") from error
     except _BadJson as error:
         raise UserError(f"{path}: {error}") from error
     if not isinstance(keys, dict):
         raise UserError(f"{path}: DeepSpeed's settings must be an object, {{...}}, and this is {shown(keys)[:40]}; "
                         f'write at least {{"zero_optimization": {{"stage": 1}}}}')
     check_keys(keys, str(path))
-    return DsFile(keys, str(path))
+    return DsFile({key: value for key, value in keys.items() if value is not None}, str(path))  # null: as if absent
 
 
 def find_ds_config(name_or_path: str, asked_at: str = "engine.config") -> Path:
@@ -84,3 +92,24 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise _BadJson(f"{name} is no JSON number; write an ordinary number")
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise _BadJson(f"{digits[:8]}... is a number of {len(digits)} digits; write at most {MOST_DIGITS}")
+    return int(digits)
+
+
+def _finite_number(digits: str) -> float:
+    if not math.isfinite(float(digits)):
+        raise _BadJson(f"{shown(digits)} is too large for a number; write an ordinary number")
+    return float(digits)
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [item for holder in level if isinstance(holder, (dict, list))
+                 for item in (holder.values() if isinstance(holder, dict) else holder)]
+    if level:
+        raise _BadJson(TOO_DEEP)

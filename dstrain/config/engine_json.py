@@ -211,13 +211,12 @@ def _data_types(ds_file: DsFile) -> dict[str, Any]:
 
 def _zero(ds_file: DsFile, stage: int, device: str) -> dict[str, Any]:
     block = {f"stage3_{key}" if key in ZERO_STAGE3 else key: value
-             for key, value in ds_file.keys["zero_optimization"].items() if key not in ZERO_REFUSED}
-    if stage == 0:
-        defaults = {}
-    else:
-        defaults = {**ZERO, "overlap_comm": stage == 3, **(ZERO3 if stage == 3 else {})}
+             for key, value in ds_file.keys["zero_optimization"].items()
+             if key not in ZERO_REFUSED and value is not None}
+    known = {**ZERO, "overlap_comm": stage == 3, **ZERO3}
+    defaults = {key: value for key, value in known.items() if stage == 3 or (stage and key not in ZERO3)}
     for key, value in block.items():
-        if value == "auto" and key not in defaults:
+        if value == "auto" and key not in known:  # known, and of another stage: it has no effect at this one
             raise _no_auto(ds_file, f"zero_optimization.{key}")
     _check_offload(ds_file, block, stage, device)
     return {**defaults, **{key: value for key, value in block.items() if value != "auto"}}

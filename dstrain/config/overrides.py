@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
+import typing
 from collections.abc import Sequence
 
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
+from dstrain.config.schema import Recipe
 from dstrain.config.yaml_tree import Marked, parse_value
 
 
@@ -23,7 +27,7 @@ def _apply(tree: Marked, override: str) -> None:
         raise UserError(f"{place}: an override needs a '='; write section.key=value, for example optim.lr=1e-3")
     if not all(names):
         raise UserError(f"{place}: {shown(dotted)} is not a key; write section.key=value, for example optim.lr=1e-3")
-    value = parse_value(text, place)
+    value = parse_value(text, place, for_text=_takes_any_text(names))
     section = tree
     for depth, name in enumerate(names):
         here = ".".join(names[:depth]) or "the recipe"
@@ -44,3 +48,18 @@ def _apply(tree: Marked, override: str) -> None:
         if depth + 1 == len(names):
             holder[key] = value
         section = holder[key]
+
+
+def _takes_any_text(names: Sequence[str]) -> bool:
+    """True where the schema has text and not a choice of words: blanks may be meant there."""
+    kind, limits = Recipe, {}
+    for name in names:
+        if typing.get_origin(kind) is tuple:
+            kind, limits = typing.get_args(kind)[0], {}
+        elif dataclasses.is_dataclass(kind) and name in kind.__dataclass_fields__:
+            kind, limits = typing.get_type_hints(kind)[name], kind.__dataclass_fields__[name].metadata
+        else:
+            return False
+        if typing.get_origin(kind) in (types.UnionType, typing.Union):
+            kind, = (option for option in typing.get_args(kind) if option is not type(None))
+    return kind is str and "choices" not in limits

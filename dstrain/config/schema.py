@@ -10,6 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+MOST_ROWS = 2**20
+"""also tokens of a row, and lanes: far above any real run, and a slip of the keyboard ends here, not in a hang"""
+MOST_STEPS = 2**53
+"""also tokens: up to here every whole number is exact as a float too"""
+
+
 def bounded(default: Any = ..., *, low: float | None = None, high: float | None = None,
             above: float | None = None, below: float | None = None, choices: tuple | None = None) -> Any:
     """A dataclass field with limits: low <= value <= high, above < value < below, or one of `choices`."""
@@ -45,7 +51,7 @@ class Data:
     """sources to train on, mixed by weight"""
     valid: tuple[Source, ...] = ()
     """sources to validate on: read once per validation, every target scored exactly once"""
-    lanes: int | None = bounded(None, low=1)
+    lanes: int | None = bounded(None, low=1, high=MOST_ROWS)
     """independent streams of documents that feed the rows; default: the largest divisor of batch.rows up to 64.
     Another number is another data order"""
     block_tokens: int = bounded(65_536, low=1)
@@ -82,11 +88,11 @@ class LmModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    rows: int = bounded(low=1)
+    rows: int = bounded(low=1, high=MOST_ROWS)
     """rows of one optimizer step, over all ranks and micro-batches"""
-    micro_rows: int = bounded(low=1)
+    micro_rows: int = bounded(low=1, high=MOST_ROWS)
     """rows of one forward pass on one rank, at most: memory decides; it changes no number"""
-    length: int = bounded(low=2)
+    length: int = bounded(low=2, high=MOST_ROWS)
     """tokens of a row"""
 
 
@@ -139,9 +145,9 @@ class Run:
     """names the run folder"""
     dir: str = "runs"
     """where run folders stand"""
-    steps: int | None = bounded(None, low=1)
+    steps: int | None = bounded(None, low=1, high=MOST_STEPS)
     """optimizer steps; or say `tokens`"""
-    tokens: int | None = bounded(None, low=1)
+    tokens: int | None = bounded(None, low=1, high=MOST_STEPS)
     """instead of `steps`: positions to train on, rows x length a step, rounded up to whole steps"""
     seed: int = bounded(1, low=0, high=2**31 - 1)
     """decides order, initial weights and dropout"""

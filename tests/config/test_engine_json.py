@@ -185,3 +185,64 @@ def test_a_file_that_is_no_json_object_is_said_to_be_none(text, parts, tmp_path)
     assert "\n" not in str(caught.value)
     for part in ["mine.json", *parts]:
         assert part in str(caught.value)
+
+
+AUTO_EVERYWHERE = {
+    "prescale_gradients": "auto", "gradient_predivide_factor": "auto", "sparse_gradients": "auto",
+    "zero_optimization": {"stage": 1, "round_robin_gradients": "auto", "reduce_bucket_size": "auto",
+                          "stage3_max_live_parameters": "auto", "max_reuse_distance": "auto", "overlap_comm": "auto"},
+}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_auto_leaves_the_settings_as_they_are_at_every_stage(stage, tmp_path):
+    zero = {"zero_optimization": {**AUTO_EVERYWHERE["zero_optimization"], "stage": stage}}
+    silent = {"zero_optimization": {"stage": stage}}
+    assert settings_of(tmp_path, {**AUTO_EVERYWHERE, **zero}) == settings_of(tmp_path, silent)
+
+
+def test_auto_where_dstrain_has_no_value_is_still_refused(tmp_path):
+    zero = {"stage": 1, "pipeline_loading_checkpoint": "auto"}
+    assert "pipeline_loading_checkpoint" in refusal_of(tmp_path, {"zero_optimization": zero})
+    assert "elasticity" in refusal_of(tmp_path, {"elasticity": "auto"})
+
+
+@pytest.mark.parametrize("key", ["bf16", "fp16", "torch_autocast", "data_types", "timers", "optimizer", "scheduler",
+                                 "comms_logger", "flops_profiler", "aio", "steps_per_print"])
+def test_null_is_the_same_as_absent(key, tmp_path):
+    assert settings_of(tmp_path, {key: None}) == settings_of(tmp_path)
+
+
+def test_null_inside_zero_is_the_same_as_absent(tmp_path):
+    zero = {"stage": 2, "offload_optimizer": None, "reduce_bucket_size": None, "max_live_parameters": None}
+    assert settings_of(tmp_path, {"zero_optimization": zero}) == settings_of(tmp_path, {"zero_optimization": {
+        "stage": 2}})
+
+
+def test_null_does_not_hide_an_unknown_key_or_a_missing_stage(tmp_path):
+    assert "'bf61'" in refusal_of(tmp_path, {"bf61": None})
+    assert "zero_optimization.stage" in refusal_of(tmp_path, {"zero_optimization": None})
+
+
+@pytest.mark.parametrize("name", ["max_live_parameters", "prefetch_bucket_size"])
+def test_both_names_of_one_setting_are_refused_together(name, tmp_path):
+    text = refusal_of(tmp_path, {"zero_optimization": {"stage": 3, f"stage3_{name}": 5, name: 7}})
+    assert f"zero_optimization.stage3_{name}" in text and f" {name} " in text and "keep one" in text
+
+
+def test_a_byte_order_mark_is_no_part_of_the_json(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"zero_optimization": {"stage": 2}}', encoding="utf-8-sig")
+    assert settings_of(tmp_path, name=str(path))["zero_optimization"]["stage"] == 2
+
+
+@pytest.mark.parametrize("text, part", [
+    ('{"aio": ' + "[" * 200_000 + "]" * 200_000 + "}", "nested"), ('{"aio": ' + "[" * 101 + "]" * 101 + "}", "nested"),
+    ('{"steps_per_print": ' + "9" * 5000 + "}", "5000 digits"), ('{"steps_per_print": 1e999}', "1e999")])
+def test_json_beyond_what_python_reads_is_one_line(text, part, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        settings_of(tmp_path, name=str(path))
+    message = str(caught.value)
+    assert part in message and "mine.json" in message and "\n" not in message and len(message) < 400

@@ -63,6 +63,28 @@ def test_a_value_may_contain_an_equals_sign(tmp_path):
     assert source.starts == "^ = [^=]"
 
 
+@pytest.mark.parametrize("text, prompt", [
+    ("def ", "def "), (" def", " def"), ("a #b", "a #b"), ("a\n  b", "a\n  b"),  # plain: as it was typed
+    ("'def '", "def "), ('"a\\tb" ', "a\tb"), ("!!str 12 ", "12")])  # quoted or tagged: as YAML
+def test_plain_text_on_the_command_line_keeps_its_blanks(text, prompt, tmp_path):
+    assert load_recipe(recipe_file(tmp_path), [f"log.prompt={text}"]).log.prompt == prompt
+
+
+def test_the_text_of_a_list_entry_keeps_its_blanks_too(tmp_path):
+    overrides = ["data.train=[{path: x.txt}]", "data.train.0.starts=^Chapter "]
+    assert load_recipe(recipe_file(tmp_path), overrides).data.train[0].starts == "^Chapter "
+
+
+def test_a_choice_and_an_absent_text_are_read_as_yaml(tmp_path):
+    recipe = load_recipe(recipe_file(tmp_path), ["schedule.name= WarmupLR ", "data.train.0.starts=null"])
+    assert recipe.schedule.name == "WarmupLR" and recipe.data.train[0].starts is None
+
+
+@pytest.mark.parametrize("text, steps", [("1_000", 1000), ("1_0e2", 1000), ("1_0.0", 10)])
+def test_single_underscores_part_digits(text, steps, tmp_path):
+    assert load_recipe(recipe_file(tmp_path), [f"run.steps={text}"]).run.steps == steps
+
+
 def test_an_empty_section_means_its_defaults(tmp_path):
     assert load_recipe(recipe_file(tmp_path, SMALLEST + "optim:\n")).optim.lr == 6.0e-4
 
