@@ -59,7 +59,11 @@ def test_a_run_leaves_what_the_design_promises(place):
     assert replayed.returncode == 0 and "as in the ledger" in replayed.stdout and "line " in replayed.stdout
     (place / "corpus.txt").write_text((place / "corpus.txt").read_text().replace("plus", "less"))
     changed = dstrain(place, "replay", "runs/small", "--step", "5")
-    assert changed.returncode == 1 and "has changed since" in changed.stdout
+    assert changed.returncode == 2 and "the files have changed" in changed.stderr
+    (place / "runs/small/ledger.jsonl").write_text('{"step": 1, "rows": "0123456789abcdef", "scored": 256}\n')
+    (place / "corpus.txt").write_text((place / "corpus.txt").read_text().replace("less", "plus"))
+    other = dstrain(place, "replay", "runs/small", "--step", "1")
+    assert other.returncode == 1 and "but the ledger has 0123456789abcdef" in other.stdout
 
 
 def test_more_steps_go_on_and_another_model_is_refused(place):
