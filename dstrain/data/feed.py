@@ -86,7 +86,7 @@ def _steps(recipe: Recipe, tokenizer: Tokenizer, corpora: list[Corpus], rank: in
     own_lanes = lanes_of_rank(lane_count, rank, shape.world)
     readers = []
     for corpus in corpora:
-        malformed = MalformedLines(corpus, recipe.data.bad_share, len(own_lanes) / lane_count, warn)
+        malformed = MalformedLines(corpus, recipe.data.bad_share, lane_count, warn)
         readers.append(Reader(corpus, tokenizer, recipe.run.seed, lane_count, malformed, stop))
     lanes = {number: _lane(recipe, number, readers, place) for number in own_lanes}
     row_numbers = rows_of_rank(recipe, rank, shape.world)

@@ -83,8 +83,7 @@ class Stream:
         self._block: list[Document] = []
         self._seen_behind_block = self._bad_behind_block = 0
         self.reader.start(self.lane, self.epoch, Place(self.file, self.document))
-        if self.given:
-            self.reader.malformed.continue_from(self.epoch, self.seen, self.bad)
+        self.reader.malformed.continue_from(self.lane, self.seen, self.bad)
 
     def state(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in self.STATE}

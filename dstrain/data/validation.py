@@ -37,7 +37,7 @@ def _valid_rows(recipe: Recipe, tokenizer: Tokenizer, lanes: range, warn: Warn |
     packers = {lane: _Packer(lane, recipe.data.lanes, recipe.batch.length) for lane in lanes}
     for number, source in enumerate(recipe.data.valid if packers else ()):
         corpus = Corpus(source, number, "valid")
-        malformed = MalformedLines(corpus, recipe.data.bad_share, len(lanes) / recipe.data.lanes, warn)
+        malformed = MalformedLines(corpus, recipe.data.bad_share, recipe.data.lanes, warn)
         for lane, document in read_once(corpus, tokenizer, lanes, recipe.data.lanes, malformed):
             yield from packers[lane].add(document.targets, document.words)
     for packer in packers.values():

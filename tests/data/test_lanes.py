@@ -132,6 +132,16 @@ def test_a_lane_far_ahead_of_another_leaves_it_all_its_documents(tmp_path):
     assert texts_from(targets_of_lane(steps, 1, 2)) == ["l" * 2000] * 2
 
 
+def test_a_lane_that_runs_ahead_does_not_have_the_documents_of_others_tokenized(tmp_path, monkeypatch):
+    # two lanes: 2,000 + end and 1 + end: 4,500 of 2 targets and 3 of 2,001 at most are all that need a tokenizer
+    short, long = ("s", "l" * 2000) if lane_of(0, 0, 0, 2) == 0 else ("l" * 2000, "s")
+    path = write_jsonl(tmp_path / "a.jsonl", [short, long])
+    asked, encode = Counter(), type(BYTES).encode
+    monkeypatch.setattr(type(BYTES), "encode", lambda self, text: (asked.update([text[0]]), encode(self, text))[1])
+    steps_of(recipe_of(path, rows=2, lanes=2, length=100, block_tokens=10, prefetch_steps=1), 45)
+    assert asked["s"] >= 2250 and asked["l"] <= 4
+
+
 def test_a_very_long_document_in_one_line_is_given_whole(tmp_path):
     text = "".join(chr(97 + n * n % 26) for n in range(300_000))
     path = write_jsonl(tmp_path / "a.jsonl", ["short", text])

@@ -81,23 +81,56 @@ def test_a_share_just_within_the_limit_stays_within_it_for_any_number_of_epochs_
         place = steps_of(recipe, 1, place=place, warn=lambda line: None)[-1].place
 
 
-def test_an_epoch_of_which_a_resumed_rank_knows_a_part_is_not_judged_as_a_whole(tmp_path):
-    # 1 of 100 lines known of epoch 2: 1 % of the part says nothing of the 0.1 % allowed; epoch 3 is seen whole
+def test_what_a_lane_read_before_an_interruption_counts_for_its_epoch(tmp_path):
+    # 1 of 100 lines before, 1,000 after: 1 of 1,100 is within 0.1 %, and 2 of 1,100 are not
     corpus = Corpus(Source(path=str(lines(tmp_path / "a.jsonl", 1, set()))), 0, "train")
-    tally = MalformedLines(corpus, 0.001, 1.0, warn=lambda line: None)
-    tally.continue_from(2, seen=100, bad=1)
-    tally.end_of_epoch(2)
-    for _ in range(100):
-        tally.see(3)
-    tally.skip(3, 0, 0, "not JSON")
-    with pytest.raises(UserError, match="1 of 100 lines"):
-        tally.end_of_epoch(3)
+    for bad in (0, 1):
+        tally = MalformedLines(corpus, 0.001, 1, warn=lambda line: None)
+        tally.continue_from(0, seen=100, bad=1)
+        for _ in range(1000):
+            tally.see(0)
+        for _ in range(bad):
+            tally.skip(0, 0, 0, "not JSON")
+        if bad:
+            with pytest.raises(UserError, match="2 of 1100 lines"):
+                tally.end_of_epoch(0)
+        else:
+            tally.end_of_epoch(0)
+
+
+@pytest.mark.parametrize("bad, refused", [(20, False), (400, True)])
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_malformed_lines_are_judged_alike_on_any_number_of_ranks(tmp_path, world, bad, refused):
+    # 0.1 % of 20,000 lines is 20; 4 lanes of 5,000 expect 5 each and may have 5 + 3 x 2.2 + 1; 400 are 100 each
+    every = 20_000 // bad
+    path = lines(tmp_path / "a.jsonl", 20_000, set(range(every - 1, 20_000, every)))
+    recipe = recipe_of(path, lanes=4, rows=4, length=40_000)
+    ends = []
+    for rank in range(world):
+        try:
+            steps_of(recipe, 1, rank, world, warn=lambda line: None)
+            ends.append(False)
+        except UserError as error:
+            assert "of 4 are malformed, more than data.bad_share 0.001 allows" in str(error)
+            ends.append(True)
+    assert any(ends) == refused
+
+
+def test_malformed_lines_are_counted_in_the_lane_and_not_in_the_rank(tmp_path):
+    # 60 bad of the first 600 lines, then 20,000 sound ones; 0.1 % allowed. Whoever pools four lanes and whoever reads
+    # one must come to the same end
+    path = lines(tmp_path / "a.jsonl", 20_600, set(range(9, 600, 10)))
+    recipe = recipe_of(path, lanes=4, rows=4, length=1000)
+    for world in (1, 4):
+        with pytest.raises(UserError, match="for lane"):
+            for rank in range(world):
+                steps_of(recipe, 1, rank, world, warn=lambda line: None)
 
 
 def test_validation_holds_the_same_rule(tmp_path):
     path = lines(tmp_path / "a.jsonl", 100, {7, 50})
     for share in (0.01, 0.02):
-        recipe = recipe_of(path, valid=(path,), bad_share=share)
+        recipe = recipe_of(path, valid=(path,), lanes=1, bad_share=share)
         batches = valid_batches(recipe, BYTES, 0, 1, 4, warn=lambda line: None)
         if share == 0.01:
             with pytest.raises(UserError, match="2 of 100 lines"):
