@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dstrain.config.errors import UserError
 from dstrain.data.collate import Part, Row, part_of
@@ -23,8 +24,8 @@ class Lane:
     def __init__(self, streams: Sequence[Stream], weights: Sequence[float]):
         self._streams = streams
         self._shares = [weight / sum(weights) for weight in weights]
-        self._leads = [mix(MIXING, stream.seed, stream.lane, number) / 2**64 - 0.5
-                       for number, stream in enumerate(streams)]
+        # The width 1 / (1 - share), up to 2, makes of two sources each the first in exactly its share of the lanes.
+        self._leads = [stream.phase() / max(1 - share, 0.5) for share, stream in zip(self._shares, streams)]
 
     def next_row(self, number: int, length: int) -> Row:
         """A row full of documents; the last goes on in the lane's next row where it does not fit."""
@@ -40,23 +41,22 @@ class Lane:
         return [stream.state() for stream in self._streams]
 
     def _stream(self) -> Stream:
-        """The one whose document is under way, else the one furthest behind its share of the targets.
+        """The one whose document is under way, else the one whose next document is due first.
 
-        Each lane adds a lead of its own, up to an average document, to each source: else all lanes would read the
-        same source at the same time. A function of the lane's number and state alone: a resumed lane chooses the same.
+        A document of n targets is due when its source, on time, would have given all before it and `lead` x n more.
+        The leads differ from lane to lane, so that about as many lanes start with a source as its share says, and
+        sources of short and of long documents do not swing together in all lanes. They are bounded, so each lane stays
+        within a few documents of its shares. A function of the lane's number and state: a resumed lane chooses as
+        if it had never stopped.
         """
         if len(self._streams) == 1:
             return self._streams[0]
         for stream in self._streams:
             if stream.token:
                 return stream
-        total, documents = (sum(getattr(s, name) for s in self._streams) for name in ("given", "documents"))
-        average = total / documents if documents else 1.0
-        # Before the first document shares themselves decide how often which source is the first.
-        shares = self._shares if documents else [share - 1.0 for share in self._shares]
-        behind = [share * max(total, 1) - stream.given + lead * 2 * average
-                  for share, stream, lead in zip(shares, self._streams, self._leads)]
-        return self._streams[behind.index(max(behind))]
+        due = [(stream.given + lead * stream.targets_of_next()) / share
+               for share, lead, stream in zip(self._shares, self._leads, self._streams)]
+        return self._streams[due.index(min(due))]
 
 
 @dataclass
@@ -73,11 +73,10 @@ class Stream:
     index: int = 0  # documents of the block, in its shuffled order, that are done
     token: int = 0  # targets of the document under way that are given
     given: int = 0  # targets given in all
-    documents: int = 0  # documents begun in all
     seen: int = 0  # documents before the block in its epoch
     bad: int = 0  # malformed ones among them
 
-    STATE = ("epoch", "file", "document", "index", "token", "given", "documents", "seen", "bad")
+    STATE = ("epoch", "file", "document", "index", "token", "given", "seen", "bad")
 
     def __post_init__(self) -> None:
         self._block: list[Document] = []
@@ -88,6 +87,18 @@ class Stream:
     def state(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in self.STATE}
 
+    def phase(self) -> float:
+        """From 0 to 1: of all lanes evenly, in another order for each source, so that lanes do not move in step."""
+        lanes, number = self.reader.lane_count, self.reader.corpus.number
+        within = mix(MIXING, self.seed, number, self.lane) / 2**64
+        return (_order_of_lanes(lanes, self.seed, number)[self.lane] + within) / lanes
+
+    def targets_of_next(self) -> int:
+        """How many targets the next document has."""
+        if not self._block:
+            self._load_block()
+        return len(self._block[self.index].targets)
+
     def take(self, room: int) -> Part:
         """The next targets of the document under way, `room` of them at most."""
         if not self._block:
@@ -95,7 +106,6 @@ class Stream:
         document = self._block[self.index]
         start, targets = self.token, document.targets
         part = part_of(targets, start, room, document.words)
-        self.documents += not start
         self.token += len(part.targets)
         self.given += len(part.targets)
         if self.token == len(targets):
@@ -150,3 +160,8 @@ class Stream:
         return (f"{corpus.name}: {documents} document(s) are too few for data.lanes {lanes}: lane {self.lane} gets "
                 f"none with text. Set data.lanes to a smaller divisor of batch.rows (for example data.lanes=1), make "
                 f"documents smaller ({corpus.place}.documents=lines), or give more text")
+
+
+@lru_cache(maxsize=64)
+def _order_of_lanes(lanes: int, seed: int, source: int) -> list[int]:
+    return permutation(lanes, MIXING, seed, source)

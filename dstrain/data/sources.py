@@ -69,9 +69,9 @@ class Corpus:
         """
         digest = hashlib.blake2b(digest_size=8)
         for path in self.files:
-            size = path.stat().st_size
-            digest.update(size.to_bytes(8, "little"))
-            with open(path, "rb") as file:
+            with _readable(path), open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                digest.update(size.to_bytes(8, "little"))
                 for start in sorted({0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)}):
                     file.seek(start)
                     digest.update(file.read(SAMPLE_BYTES))
@@ -92,7 +92,8 @@ class Corpus:
 
     def where(self, file_number: int, document: int) -> str:
         """A document's place for a person: in a .jsonl file the document's number is the line's."""
-        return f"{self.files[file_number]}, line {document + 1}"
+        path = self.files[file_number]
+        return f"{path}, {'line' if _kind(path) == '.jsonl' else 'document'} {document + 1}"
 
     def _texts(self, stream: TextIO) -> Iterator[Text]:
         if self._starts is not None:
@@ -227,15 +228,24 @@ def _kind(path: Path) -> str:
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """The file's bytes, unpacked; what is wrong with the file itself becomes the user's error, with its name."""
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
+        with _readable(path), gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
             yield stream
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: line {_first_line_not_utf8(path)} is not UTF-8 ({error.reason}); "
                         f"convert the file, for example with iconv -t UTF-8") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged or cut off ({error}); fetch or pack it again") from error
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except gzip.BadGzipFile:  # an OSError, too, and said better
+        raise
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); make it readable, or name other "
+                        f"files") from error
 
 
 def _first_line_not_utf8(path: Path) -> int:

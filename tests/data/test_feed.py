@@ -97,7 +97,7 @@ def test_steps_are_numbered_from_one_and_their_places_are_plain_json(recipe):
     for step in steps:
         assert json.loads(json.dumps(step.place)) == step.place
         numbers = [value for lane in step.place["lanes"].values() for state in lane for value in state.values()]
-        assert all(type(value) is int for value in numbers) and len(numbers) == 6 * 2 * 9
+        assert all(type(value) is int for value in numbers) and len(numbers) == 6 * 2 * 8
 
 
 def test_real_ends_are_scored_and_padding_is_not(corpus):
@@ -165,8 +165,7 @@ def test_closing_ends_the_thread_at_once_even_in_the_middle_of_a_long_search(tmp
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "x"}\n' * 2_000_000)
     place = {"step": 1, "lane_count": 1, "files": [Corpus(Source(path=str(path)), 0, "train").fingerprint],
-             "lanes": {"0": [dict(epoch=0, file=0, document=1_999_990, index=0, token=0, given=0, documents=0, seen=0,
-                            bad=0)]}}
+             "lanes": {"0": [dict(epoch=0, file=0, document=1_999_990, index=0, token=0, given=0, seen=0, bad=0)]}}
     feed = TrainFeed(recipe_of(path, rows=1, lanes=1), BYTES, 0, 1, place)
     time.sleep(0.1)
     began = time.perf_counter()
@@ -181,8 +180,7 @@ def test_a_waiting_consumer_is_woken_by_close(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "x"}\n' * 3_000_000)
     place = {"step": 1, "lane_count": 1, "files": [Corpus(Source(path=str(path)), 0, "train").fingerprint],
-             "lanes": {"0": [dict(epoch=0, file=0, document=2_999_990, index=0, token=0, given=0, documents=0, seen=0,
-                            bad=0)]}}
+             "lanes": {"0": [dict(epoch=0, file=0, document=2_999_990, index=0, token=0, given=0, seen=0, bad=0)]}}
     feed = TrainFeed(recipe_of(path, rows=1, lanes=1), BYTES, 0, 1, place)
     taken = []
     consumer = threading.Thread(target=lambda: taken.extend(feed), daemon=True)

@@ -1,6 +1,7 @@
 """The order of documents: per lane, per epoch, per source, by the seed alone."""
 
 from collections import Counter
+from statistics import pstdev
 
 import pytest
 from data_help import BYTES, EOT, global_steps, recipe_of, steps_of, targets_of_lane, texts_from, write_jsonl
@@ -151,11 +152,39 @@ def test_a_very_long_document_in_one_line_is_given_whole(tmp_path):
 
 
 def test_sources_are_mixed_within_each_step_not_only_in_the_long_run(tmp_path):
-    # 16 lanes, half and half, documents of twelve rows: without leads all lanes read the same source for ten steps
+    # 16 lanes, half and half, documents of twelve rows: each lane reads one source for twelve steps. Lanes that chose
+    # by a coin would give 0.5 +- 0.125; lanes in step 0 or 1, which is 0.5 +- 0.5
     sources = [Source(path=str(write_jsonl(tmp_path / f"{letter}.jsonl", [letter * 3000] * 64))) for letter in "ab"]
     shares = []
-    for step in global_steps(recipe_of(*sources, rows=16, lanes=16, length=256), 40, world=1):
-        labels = [label for row in step["rows"].values() for label in row[1]]
-        shares.append(labels.count(ord("a")) / len(labels))
-    assert all(0.2 < share < 0.8 for share in shares)
-    assert sum(shares) / len(shares) == pytest.approx(0.5, abs=0.05)
+    for seed in range(8):
+        steps = global_steps(recipe_of(*sources, rows=16, lanes=16, length=256, seed=seed), 24, world=1)
+        shares += [share_of("a", [step]) for step in steps]
+    assert pstdev(shares) < 0.13 and all(0.2 < share < 0.8 for share in shares)
+    assert sum(shares) / len(shares) == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("weight", [1, 3, 19])
+def test_a_source_has_its_share_from_the_first_steps_on_however_small_it_is(tmp_path, weight):
+    # 32 lanes, documents of six rows: one source of four, of ten, of twenty
+    sources = [Source(path=str(write_jsonl(tmp_path / f"{letter}.jsonl", [letter * 1500] * 128)), weight=share)
+               for letter, share in (("a", 1), ("b", weight))]
+    runs = [global_steps(recipe_of(*sources, rows=32, lanes=32, length=256, seed=seed), 16, world=1)
+            for seed in range(8)]
+    for steps in (slice(0, 6), slice(6, 16)):
+        shares = [share_of("a", run[steps]) for run in runs]
+        assert sum(shares) / 8 == pytest.approx(1 / (1 + weight), abs=0.03)
+
+
+def test_sources_of_short_and_of_long_documents_do_not_swing_together_in_all_lanes(tmp_path):
+    # half and half, 150 and 1,500 targets: ten short ones for a long one; a lane's period is 3,000 targets, 12 rows.
+    # After the first long documents each step is mixed; lanes in step would swing between 0 and 1
+    sources = [Source(path=str(write_jsonl(tmp_path / f"{letter}.jsonl", [letter * length] * 128)))
+               for letter, length in (("a", 150), ("b", 1500))]
+    steps = global_steps(recipe_of(*sources, rows=32, lanes=32, length=256), 36, world=1)
+    shares = [share_of("a", [step]) for step in steps[8:]]
+    assert pstdev(shares) < 0.1 and sum(shares) / len(shares) == pytest.approx(0.5, abs=0.04)
+
+
+def share_of(letter, steps):
+    labels = [label for step in steps for row in step["rows"].values() for label in row[1]]
+    return labels.count(ord(letter)) / len(labels)

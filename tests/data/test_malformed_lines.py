@@ -3,13 +3,14 @@
 import json
 
 import pytest
-from data_help import BYTES, recipe_of, steps_of
+from data_help import BYTES, SHARED_DATA, recipe_of, steps_of
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
-from dstrain.data.feed import valid_batches
+from dstrain.data.feed import TrainFeed, valid_batches
 from dstrain.data.malformed import MalformedLines
 from dstrain.data.sources import Corpus
+from dstrain.data.tokenizer import load_tokenizer
 
 
 def lines(path, count, bad):
@@ -137,3 +138,16 @@ def test_validation_holds_the_same_rule(tmp_path):
                 list(batches)
         else:
             assert list(batches)
+
+
+def test_a_million_blanks_that_tiktoken_gives_up_on_are_a_malformed_line(tmp_path, monkeypatch):
+    if not (SHARED_DATA / "tiktoken").is_dir():
+        pytest.skip("needs tiktoken's files for gpt2")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED_DATA / "tiktoken"))
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("one", " " * 1_000_000 + "a", "two")))
+    said = []
+    feed = TrainFeed(recipe_of(path, rows=1, lanes=1, bad_share=0.5), load_tokenizer("gpt2"), 0, 1, warn=said.append)
+    next(feed)
+    feed.close()
+    assert "a.jsonl, line 2: cannot be tokenized: " in said[0]

@@ -165,3 +165,18 @@ def test_a_pattern_with_two_double_stars_names_each_file_once(tmp_path):
         (tmp_path / place).write_text("text")
     corpus = Corpus(Source(path=str(tmp_path / "**" / "**" / "*.txt")), 0, "train")
     assert [path.name for path in corpus.files] == ["a.txt", "b.txt", "c.txt"]
+
+
+def test_a_file_that_vanished_after_it_was_listed_is_named_by_the_fingerprint_too(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    corpus = Corpus(Source(path=str(tmp_path / "a.txt")), 0, "train")
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(UserError, match="a.txt: cannot be read"):
+        corpus.fingerprint
+
+
+def test_documents_of_text_files_are_not_called_lines(tmp_path):
+    for name in ("a.txt", "b.jsonl"):
+        (tmp_path / name).write_text("{}")
+    corpus = Corpus(Source(path=str(tmp_path / "*")), 0, "train")
+    assert corpus.where(0, 4).endswith("a.txt, document 5") and corpus.where(1, 4).endswith("b.jsonl, line 5")
