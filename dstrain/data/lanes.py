@@ -24,7 +24,7 @@ class Lane:
     def __init__(self, streams: Sequence[Stream], weights: Sequence[float]):
         self._streams = streams
         self._shares = [weight / sum(weights) for weight in weights]
-        # The width 1 / (1 - share), up to 2, makes of two sources each the first in exactly its share of the lanes.
+        # This width makes each of two sources, with documents of equal lengths, the first in its share of the lanes.
         self._leads = [stream.phase() / max(1 - share, 0.5) for share, stream in zip(self._shares, streams)]
 
     def next_row(self, number: int, length: int) -> Row:
