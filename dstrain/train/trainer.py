@@ -103,12 +103,10 @@ class _Run:
         self.progress.finish(self.state, self.folder)
 
     def log(self, batch: Any) -> None:
-        records, ledger = self.meter.flush()
-        if records:
-            self.state.tokens = self.meter.tokens
-            gauges = announce.gauges(batch, records[-1]["tokens_per_s"], self.flops_a_target, self.peak, self.ranks)
-            self.sinks.write_steps(records, ledger, gauges)
-            self.progress.step(records[-1])
+        """Write the steps since the last time, and show the newest."""
+        newest = self.log_pending(batch)
+        if newest is not None:
+            self.progress.step(newest)
 
     def validate(self) -> bool:
         """Score the validation data, and show what the model writes by now. True if it is the best so far."""
@@ -146,12 +144,16 @@ class _Run:
         self.progress.say(f"saved {saved}")
         self.meter.restart_clock()
 
-    def log_pending(self) -> None:
-        """Write the steps that are still on the device, so that files and checkpoint agree."""
+    def log_pending(self, batch: Any = None) -> dict | None:
+        """Write the steps that are still on the device, so that files and checkpoint agree; the newest record."""
         records, ledger = self.meter.flush()
-        if records:
-            self.state.tokens = self.meter.tokens
-            self.sinks.write_steps(records, ledger, {})
+        if not records:
+            return None
+        self.state.tokens = self.meter.tokens
+        gauges = {} if batch is None else announce.gauges(
+            batch, records[-1]["tokens_per_s"], self.flops_a_target, self.peak, self.ranks)
+        self.sinks.write_steps(records, ledger, gauges)
+        return records[-1]
 
 
 def _gives_up(state: RunState) -> str:
