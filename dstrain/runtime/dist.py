@@ -30,7 +30,6 @@ class Ranks:
 
     rank: int
     world: int
-    local_rank: int
     device: torch.device
     side_group: Any
     """a gloo group for what travels beside the training: objects, agreements"""
@@ -111,13 +110,13 @@ def start_ranks() -> Ranks:
     if not torch_dist.is_initialized():
         deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
     side_group = torch_dist.new_group(backend="gloo") if world > 1 else None
-    return Ranks(rank=rank, world=world, local_rank=local_rank, device=device, side_group=side_group)
+    return Ranks(rank=rank, world=world, device=device, side_group=side_group)
 
 
 def lone_rank() -> Ranks:
     """This process by itself, with no group: for using a model rather than training it."""
     device = torch.device("cuda" if os.environ["DS_ACCELERATOR"] == "cuda" else "cpu")
-    return Ranks(rank=0, world=1, local_rank=0, device=device, side_group=None)
+    return Ranks(rank=0, world=1, device=device, side_group=None)
 
 
 def lost_a_rank(error: RuntimeError) -> bool:
