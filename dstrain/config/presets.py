@@ -1,4 +1,4 @@
-"""Fills in what a recipe leaves to be derived: the preset's sizes, the number of lanes, steps from tokens."""
+"""Fills in what a recipe leaves to be derived: the preset's sizes, lanes, steps from tokens, the schedule's fall."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def resolve(recipe: Recipe) -> Recipe:
     if run.steps is None and run.tokens is not None:
         tokens_per_step = recipe.batch.rows * recipe.batch.length
         run = replace(run, steps=-(-run.tokens // tokens_per_step), tokens=None)
-    return replace(recipe, model=_sized(recipe.model), data=data, run=run)
+    schedule = recipe.schedule
+    if schedule.name == "WarmupStableDecayLR" and schedule.decay_steps is None:
+        schedule = replace(schedule, decay_steps=min(-(-run.steps // 5), max(1, run.steps - schedule.warmup_steps)))
+    return replace(recipe, model=_sized(recipe.model), data=data, run=run, schedule=schedule)
 
 
 def default_lanes(rows: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
-from dstrain.config.schema import Recipe, Source
+from dstrain.config.schema import Optim, Recipe, Source
 
 SIZES = ("width", "heads", "layers", "ff")
 TEXT_ENDINGS = (".txt", ".txt.gz")
@@ -28,6 +28,7 @@ def check(recipe: Recipe, place_of: PlaceOf = lambda dotted: "the recipe") -> No
     _check_optim(recipe, place_of)
     _check_run(recipe, place_of)
     _check_schedule(recipe, place_of)
+    _check_valid(recipe, place_of)
 
 
 def _check_model(recipe: Recipe, place_of: PlaceOf) -> None:
@@ -126,6 +127,12 @@ def _check_optim(recipe: Recipe, place_of: PlaceOf) -> None:
         if not 0 <= beta < 1:
             raise UserError(f"{place_of(f'optim.betas.{i}')}: optim.betas.{i} is {beta}, but must be at least 0 and "
                             f"below 1; [0.9, 0.95] is usual")
+    defaults = Optim()
+    for key in ("muon_lr", "muon_momentum"):
+        value = getattr(recipe.optim, key)
+        if recipe.optim.name != "muon" and value != getattr(defaults, key):
+            raise UserError(f"{place_of(f'optim.{key}')}: optim.{key} is {value}, but optim.name is "
+                            f"{recipe.optim.name}, which has none; remove it, or set optim.name=muon")
 
 
 def _check_run(recipe: Recipe, place_of: PlaceOf) -> None:
@@ -152,6 +159,22 @@ def _check_schedule(recipe: Recipe, place_of: PlaceOf) -> None:
     if schedule.name == "WarmupLR" and schedule.floor > 0:
         raise UserError(f"{place_of('schedule.floor')}: schedule.floor is {schedule.floor}, but WarmupLR never falls; "
                         f"remove it, or choose WarmupDecayLR or WarmupCosineLR")
+    if schedule.decay_steps is None:
+        return
+    place = place_of("schedule.decay_steps")
+    if schedule.name != "WarmupStableDecayLR":
+        raise UserError(f"{place}: schedule.decay_steps is {schedule.decay_steps}, but only WarmupStableDecayLR has "
+                        f"a stretch of decay; remove it, or set schedule.name=WarmupStableDecayLR")
+    if steps is not None and schedule.warmup_steps + schedule.decay_steps > steps:
+        raise UserError(f"{place}: schedule.decay_steps {schedule.decay_steps} and schedule.warmup_steps "
+                        f"{schedule.warmup_steps} are more than the run's {steps} steps; make one of them smaller")
+
+
+def _check_valid(recipe: Recipe, place_of: PlaceOf) -> None:
+    patience = recipe.valid.patience
+    if patience is not None and not recipe.data.valid:
+        raise UserError(f"{place_of('valid.patience')}: valid.patience is {patience}, but data.valid is empty, so no "
+                        f"validation can end the run; give data.valid, or remove it")
 
 
 def _divisors(number: int) -> str:

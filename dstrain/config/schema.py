@@ -26,10 +26,19 @@ def bounded(default: Any = ..., *, low: float | None = None, high: float | None 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where documents come from: exactly one of `path` and `embedded`."""
+    """Where documents come from: exactly one of `path`, `hub` and `embedded`."""
 
     path: str | None = None
-    """a file, or a pattern with * and **; .txt and .jsonl, plain or .gz; relative to the working directory"""
+    """a file, or a pattern with * and **, relative to the working directory: .txt and .jsonl (plain, .gz or .zst),
+    .parquet"""
+    hub: str | None = None
+    """a dataset on the Hugging Face hub, such as Salesforce/wikitext; streamed, or from the cache when offline"""
+    config: str | None = None
+    """of a hub dataset: its configuration, such as wikitext-103-raw-v1; default: its only one"""
+    split: str = "train"
+    """of a hub dataset: its split"""
+    revision: str | None = None
+    """of a hub dataset: a branch, tag or commit, by default its newest; a run writes down the commit and keeps to it"""
     embedded: str | None = bounded(None, choices=("python-stdlib",))
     """a corpus that needs no download: `python-stdlib` is the standard library's source on this machine"""
     part: str = bounded("all", choices=("all", "train", "valid"))
@@ -37,12 +46,13 @@ class Source:
     weight: float = bounded(1.0, above=0.0)
     """share of the training tokens that this source gives, relative to the other sources' weights"""
     text_field: str = "text"
-    """of a .jsonl file: the key that holds the document's text"""
+    """of .jsonl, parquet and hub data: the key or column that holds the text"""
     documents: str = bounded("file", choices=("file", "paragraphs", "lines"))
     """of a .txt file, what one document is: the whole file (handed out in pieces of up to 16,384 characters, cut
     at line ends), a run of lines between blank lines, or each line"""
     starts: str | None = None
-    """of a .txt file, instead of `documents`: a regular expression; a line that it matches starts a new document"""
+    """a regular expression; of a .txt file a line that it matches starts a new document (instead of `documents`), of
+    .jsonl, parquet and hub data a row: the rows up to the next such row are one document, a line each"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +70,11 @@ class Data:
     """share of malformed lines that is skipped (counted and named); more is an error"""
     prefetch_steps: int = bounded(4, low=1, high=1024)
     """how many steps' batches are prepared ahead of the training thread"""
+    workers: int = bounded(2, low=1, high=256)
+    """threads of each rank that parse and tokenize beside the training; it changes no batch"""
+    prepared: str | None = None
+    """folder of token shards that `dstrain prepare` wrote from these sources; default: text is read and tokenized as
+    it comes. It changes no batch"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +119,14 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    name: str = bounded("adamw", choices=("adamw",))
-    """the optimizer"""
+    name: str = bounded("adamw", choices=("adamw", "muon"))
+    """`adamw`, or `muon`: Muon for the matrices inside the blocks, AdamW for all other parameters"""
     lr: float = bounded(6.0e-4, above=0.0)
     """peak learning rate"""
+    muon_lr: float | None = bounded(None, above=0.0)
+    """of muon: peak learning rate of its matrices, by default `lr`; updates are scaled to the size of AdamW's"""
+    muon_momentum: float = bounded(0.95, low=0.0, below=1.0)
+    """of muon: decay of its (Nesterov) momentum"""
     betas: tuple[float, float] = (0.9, 0.95)
     """decay of the first and second moments, each at least 0 and below 1"""
     eps: float = bounded(1.0e-8, above=0.0)
@@ -120,15 +139,18 @@ class Optim:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    name: str = bounded("WarmupCosineLR", choices=("WarmupLR", "WarmupDecayLR", "WarmupCosineLR"))
+    name: str = bounded("WarmupCosineLR", choices=("WarmupLR", "WarmupDecayLR", "WarmupCosineLR",
+                                                   "WarmupStableDecayLR"))
     """after the warm-up: `WarmupLR` stays at the peak, `WarmupDecayLR` falls in a line to the floor,
-    `WarmupCosineLR` in a cosine"""
+    `WarmupCosineLR` in a cosine, `WarmupStableDecayLR` stays at the peak and falls in a line in its last steps"""
     warmup_steps: int = bounded(0, low=0)
     """optimizer steps up to the peak: step n of them runs at n / warmup_steps of it"""
     warmup: str = bounded("linear", choices=("linear", "log"))
     """shape of the rise"""
     floor: float = bounded(0.0, low=0.0, high=1.0)
     """what is left at the last step, as a share of the peak"""
+    decay_steps: int | None = bounded(None, low=1)
+    """of WarmupStableDecayLR: how many of the last steps fall; default: a fifth of the run"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +158,8 @@ class Engine:
     config: str = "zero1_fp32"
     """DeepSpeed's part: a name in ds_configs/ (zero1_fp32, zero2_bf16, ...) or the path of a JSON file"""
     compile: bool = False
-    """torch.compile the model; needs a C++ compiler, and minutes at the start"""
+    """torch.compile the model; needs a C++ compiler, and minutes at the first start: what is compiled is kept for the
+    next (in ~/.cache/dstrain/compiled, or where TORCHINDUCTOR_CACHE_DIR says)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +182,8 @@ class Run:
 class Valid:
     every: int = bounded(500, low=1)
     """optimizer steps between validations; there is one more at the end"""
+    patience: int | None = bounded(None, low=1)
+    """the run ends early after so many validations in a row without a smaller loss; default: never"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +198,9 @@ class Checkpoint:
 class Log:
     every: int = bounded(10, low=1)
     """optimizer steps between writes of metrics.jsonl and TensorBoard; every step has its line all the same"""
+    norms_every: int = bounded(100, low=0)
+    """optimizer steps between norms of gradient, weight and update by layer in TensorBoard, where parameters that do
+    not move are named; 0: never"""
     samples: int = bounded(2, low=0)
     """texts generated at each validation, shown in TensorBoard"""
     prompt: str = ""
@@ -188,7 +216,8 @@ class Recipe:
     model: LmModel
     """the network"""
     tokenizer: str = "gpt2"
-    """gpt2 | cl100k_base | o200k_base | another tiktoken encoding | bytes"""
+    """gpt2 | cl100k_base | o200k_base | another tiktoken encoding | bytes | bpe:N, with N ids learned from data.train |
+    a folder that holds a saved tokenizer, such as runs/NAME/tokenizer"""
     data: Data
     """what is read"""
     batch: Batch

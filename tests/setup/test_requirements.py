@@ -16,7 +16,7 @@ NOT_IMPORTED = {
     "tensorboard": "torch.utils.tensorboard writes through it, and it shows the page",
     "datasets": "streams from the hub",
 }
-IMPORT_NAMES = {"pyyaml": "yaml"}
+IMPORT_NAMES = {"pyyaml": "yaml", "huggingface-hub": "huggingface_hub"}
 
 
 def pinned() -> dict[str, set[str]]:
