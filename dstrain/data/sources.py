@@ -75,10 +75,17 @@ class Corpus:
                 for start in sorted({0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)}):
                     file.seek(start)
                     digest.update(file.read(SAMPLE_BYTES))
-        return {"count": len(self.files), "digest": digest.hexdigest()}
+        return {"count": self.file_count, "digest": digest.hexdigest()}
 
-    def documents(self, file_number: int) -> Iterator[tuple[int, bytes | Text]]:
-        """(document number, what `text_of` makes text of): a document that nobody wants costs no parsing."""
+    @property
+    def file_count(self) -> int:
+        return len(self.files)
+
+    def documents(self, file_number: int, first: int = 0) -> Iterator[tuple[int, bytes | Text]]:
+        """(document number, what `text_of` makes text of): a document that nobody wants costs no parsing.
+
+        Documents below `first` are left out where that is cheap, and come all the same where it is not.
+        """
         path = self.files[file_number]
         with _opened(path) as stream:
             if _kind(path) == ".jsonl":
