@@ -1,4 +1,4 @@
-"""How a run starts or goes on: the newest good checkpoint, the engine, the run folder."""
+"""How a run starts or goes on: the newest good checkpoint, tokenizer and data, the engine, the run folder."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine
 from dstrain.train import announce
 from dstrain.train.continuity import changes_since
+from dstrain.train.evaluate import NOTHING_TO_SCORE
 from dstrain.train.family import Family
 from dstrain.train.progress import Progress
 from dstrain.train.run_folder import RunFolder
 from dstrain.train.sinks import NoSinks, Sinks
+from dstrain.train.state import RunState
+
+LoadTokenizer = Callable[..., Any]
 
 
 def newest_checkpoint(folder: RunFolder, recipe: Recipe, ranks: Ranks,
-                       progress: Progress) -> tuple[checkpoint.Loaded | None, list[str]]:
+                      progress: Progress) -> tuple[checkpoint.Loaded | None, list[str]]:
     """The newest good checkpoint, and what is different in the recipe since then."""
     found = checkpoint.newest_good(folder.checkpoints, ranks, progress.say)
     with ranks.together("going on from a checkpoint"):
@@ -33,6 +37,34 @@ def newest_checkpoint(folder: RunFolder, recipe: Recipe, ranks: Ranks,
         if ranks.first:
             checkpoint.go_on_from(found, loaded.state["best_step"], progress.say)
     return loaded, changes
+
+
+def state_of(loaded: checkpoint.Loaded | None, changes: list[str]) -> RunState:
+    """Where the run stands, given what is different in the recipe since its checkpoint."""
+    state = RunState.begin() if loaded is None else RunState.from_json(loaded.state)
+    if any(change.startswith(("data.valid", "objective")) for change in changes):
+        state.forget_best()
+    return state
+
+
+def open_data(recipe: Recipe, family: Family, load_tokenizer: LoadTokenizer, loaded: checkpoint.Loaded | None,
+              state: RunState, ranks: Ranks) -> tuple[Any, Any]:
+    """The tokenizer, and this rank's feed from where the run stands; close the feed when done."""
+    with ranks.together("opening tokenizer and data"):
+        tokenizer = load_tokenizer(recipe.tokenizer, folder=None if loaded is None else loaded.folder / "tokenizer")
+        feed = family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, state.place,
+                                 pin=ranks.device.type == "cuda")
+    return tokenizer, feed
+
+
+def check_valid(recipe: Recipe, family: Family, tokenizer: Any, ranks: Ranks) -> None:
+    """Validation data must hold something to score, on one rank at least."""
+    if not recipe.data.valid:
+        return
+    with ranks.together("opening the validation data"):
+        some = next(family.valid_batches(recipe, tokenizer, ranks.rank, ranks.world, 1), None) is not None
+    if not any(ranks.gather(some)):
+        raise ranks.mistake(NOTHING_TO_SCORE)
 
 
 def build_engine(recipe: Recipe, family: Family, config: dict, tokenizer: Any, loaded: checkpoint.Loaded | None,

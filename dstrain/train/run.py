@@ -1,0 +1,33 @@
+"""What a run has at hand from its first step to its last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dstrain.config.schema import Recipe
+from dstrain.runtime.dist import Ranks
+from dstrain.runtime.engine import Engine
+from dstrain.train.family import Family, Objective
+from dstrain.train.progress import Progress
+from dstrain.train.run_folder import RunFolder
+from dstrain.train.sinks import NoSinks, Sinks
+from dstrain.train.state import RunState
+
+
+@dataclass(frozen=True)
+class Run:
+    """Set up by train(); only `state` changes, with every step."""
+
+    recipe: Recipe
+    family: Family
+    objective: Objective
+    tokenizer: Any
+    engine: Engine
+    peak: float | None
+    """FLOP/s of one device in this run's precision, where they are known"""
+    folder: RunFolder
+    sinks: Sinks | NoSinks
+    state: RunState
+    progress: Progress
+    ranks: Ranks
