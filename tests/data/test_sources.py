@@ -7,12 +7,13 @@ import pytest
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
-from dstrain.data.sources import PIECE_CHARACTERS, Corpus, Malformed
+from dstrain.data.cutting import PIECE_CHARACTERS
+from dstrain.data.sources import Corpus, Malformed
 
 
 def documents(path, **source):
     corpus = Corpus(Source(path=str(path), **source), 0, "train")
-    return [(file, number, corpus.text_of(raw)) for file in range(len(corpus.files))
+    return [(file, number, corpus.text_of(raw)) for file in range(corpus.file_count)
             for number, raw in corpus.documents(file)]
 
 
@@ -131,9 +132,9 @@ def test_files_are_read_only_when_they_are_asked_for(tmp_path):
 def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path):
     with pytest.raises(UserError, match=r"data.train.0.path: '.*none.txt' matches no file"):
         documents(tmp_path / "none.txt")
-    (tmp_path / "a.parquet").write_text("")
-    with pytest.raises(UserError, match="a.parquet is neither .txt nor .jsonl"):
-        documents(tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("")
+    with pytest.raises(UserError, match="a.csv is none of .txt, .jsonl"):
+        documents(tmp_path / "a.csv")
     (tmp_path / "a.txt").write_bytes(b"one\ntwo\n\xff\xfe\n")
     with pytest.raises(UserError, match="a.txt: line 3 is not UTF-8"):
         documents(tmp_path / "a.txt")

@@ -1,0 +1,119 @@
+"""Files on this machine: which of them a source names, what they unpack to, and what is wrong with one."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import zstandard
+
+from dstrain.config.errors import UserError
+from dstrain.data.zstd import open_zst
+
+SAMPLE_BYTES = 65_536
+PACKED = (".gz", ".zst")
+KINDS = (".txt", ".jsonl", ".parquet")
+READABLE = ".txt, .jsonl (each plain, .gz or .zst) and .parquet"
+
+
+def files_named(pattern: str, place: str) -> list[Path]:
+    """The files of `path`, in the order of their names."""
+    expanded = os.path.expanduser(pattern)
+    if os.path.isdir(expanded):
+        raise UserError(f"{place}.path: {pattern!r} is a folder; say which of its files to read, for example "
+                        f"{os.path.join(pattern, '*.jsonl')} or, with those in folders below, "
+                        f"{os.path.join(pattern, '**', '*.parquet')}")
+    named = [expanded] if os.path.exists(expanded) else glob.glob(expanded, recursive=True)
+    # A set, because glob names a file several times where a pattern has several **.
+    files = sorted({Path(name) for name in named if os.path.isfile(name)}, key=lambda path: path.parts)
+    if not files:
+        raise UserError(f"{place}.path: {pattern!r} matches no file (looked in {os.getcwd()}); "
+                        f"correct the path or run from the folder that it is relative to")
+    for path in files:
+        if kind_of(path) not in KINDS or kind_of(path) == ".parquet" and packing_of(path):
+            raise UserError(f"{place}.path: {path} is none of {READABLE}; rename it or narrow the pattern")
+    return files
+
+
+def kind_of(path: Path) -> str:
+    """.txt, .jsonl, .parquet or whatever it ends in: in small letters, and below what it is packed with."""
+    return (path.with_suffix("") if packing_of(path) else path).suffix.lower()
+
+
+def packing_of(path: Path) -> str:
+    """.gz, .zst, or nothing."""
+    return path.suffix.lower() if path.suffix.lower() in PACKED else ""
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[BinaryIO]:
+    """The file's bytes; what is wrong with the file itself becomes the user's error, with its name."""
+    with sound(path), _open(path) as stream:
+        yield stream
+
+
+@contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """What goes wrong within, as the user's error: unreadable, not UTF-8, damaged or cut off."""
+    try:
+        with readable(path):
+            yield
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: line {_first_line_not_utf8(path)} is not UTF-8 ({error.reason}); "
+                        f"convert the file, for example with iconv -t UTF-8") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: damaged or cut off ({reason}); fetch or pack it again") from error
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except gzip.BadGzipFile:  # an OSError, too, and said better
+        raise
+    except OSError as error:
+        if error.errno is None:  # not the system's: arrow's word for contents that it cannot make sense of
+            raise pa.ArrowException(str(error)) from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); make it readable, or name other "
+                        f"files") from error
+
+
+def fingerprint_of(files: Sequence[Path]) -> str:
+    """A digest of sizes and samples of their contents, without their names: files may move.
+
+    A change inside a large file that leaves its size, start, middle and end as they were goes unnoticed.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        with readable(path), open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest.update(size.to_bytes(8, "little"))
+            for start in sorted({0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)}):
+                file.seek(start)
+                digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    with gzip.open(path, "rb") if packing_of(path) == ".gz" else open(path, "rb") as file:
+        yield open_zst(file) if packing_of(path) == ".zst" else file
+
+
+def _first_line_not_utf8(path: Path) -> int:
+    with _open(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    raise AssertionError(f"{path} is UTF-8 after all")
