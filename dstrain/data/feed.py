@@ -14,13 +14,15 @@ from dstrain.data.batching import lanes_of_rank, micro_batches_of, rows_of_rank
 from dstrain.data.collate import UNSCORED, Batch, Row, filler_batch, hash_of_rows
 from dstrain.data.hashing import wrap_int64
 from dstrain.data.lanes import Lane, Stream
-from dstrain.data.malformed import MalformedLines, Warn
+from dstrain.data.malformed import MalformedLines, Warn, to_stderr
 from dstrain.data.place import check_place, merge_places, place_after
 from dstrain.data.prefetch import Prefetched
+from dstrain.data.prepared import PreparedCorpus, corpora_of
 from dstrain.data.scan import Reader
 from dstrain.data.sources import Corpus
 from dstrain.data.tokenizer import Tokenizer
 from dstrain.data.validation import valid_batches
+from dstrain.data.workers import workers_for
 
 __all__ = ["Step", "TrainFeed", "filler_batch", "merge_places", "valid_batches"]
 
@@ -38,8 +40,9 @@ class Step:
     rows_hash: int
     """this rank's part of the ledger's hash: the ranks' sum, wrapped to int64, is the step's"""
     stats: dict[str, Any]
-    """of this rank: `scored` targets, `positions` (filler and padding too), `words` and `documents` that started,
-    `cut` documents that go on in a later row, `bad_lines` since this process began, `epochs`: whole ones, per source"""
+    """of this rank: `scored` targets, `targets_by_source` (the same, a list), `positions` (filler and padding too),
+    `words` and `documents` that started, `cut` documents that go on in a later row, `bad_lines` since this process
+    began, `epochs`: whole ones, per source"""
     wait_s: float = 0.0
     """how long next() waited for it"""
 
@@ -47,6 +50,7 @@ class Step:
 class TrainFeed:
     """One rank's steps, for ever, prepared in a thread and `data.prefetch_steps` ahead.
 
+    `warn` hears of malformed lines and, on the first rank, of long skips; by default standard error does.
     `pin` puts them into pinned memory, from where a GPU fetches them beside its work.
     `place` continues behind that step: one rank's own or `merge_places` of all, whatever their number was.
     """
@@ -56,7 +60,7 @@ class TrainFeed:
         if micro_rows is not None:
             recipe = replace(recipe, batch=replace(recipe.batch, micro_rows=micro_rows))
         shape = shape_of(recipe, world)
-        corpora = [Corpus(source, number, "train") for number, source in enumerate(recipe.data.train)]
+        corpora = corpora_of(recipe, "train", tokenizer)
         for corpus in corpora:
             corpus.fingerprint  # once, and here: a file that cannot be read shows before the thread starts
         if place is not None:
@@ -80,27 +84,33 @@ class TrainFeed:
         self._steps.close()
 
 
-def _steps(recipe: Recipe, tokenizer: Tokenizer, corpora: list[Corpus], rank: int, shape: Shape, place: dict | None,
-           warn: Warn | None, pin: bool, stop: Event) -> Iterator[Step]:
+def _steps(recipe: Recipe, tokenizer: Tokenizer, corpora: list[Corpus | PreparedCorpus], rank: int, shape: Shape,
+           place: dict | None, warn: Warn | None, pin: bool, stop: Event) -> Iterator[Step]:
     lane_count, length = recipe.data.lanes, recipe.batch.length
     own_lanes = lanes_of_rank(lane_count, rank, shape.world)
+    workers = workers_for(recipe)
+    say = (warn or to_stderr) if rank == 0 else None
     readers = []
     for corpus in corpora:
         malformed = MalformedLines(corpus, recipe.data.bad_share, lane_count, warn)
-        readers.append(Reader(corpus, tokenizer, recipe.run.seed, lane_count, malformed, stop))
-    lanes = {number: _lane(recipe, number, readers, place) for number in own_lanes}
-    row_numbers = rows_of_rank(recipe, rank, shape.world)
-    number = 0 if place is None else place["step"]
+        readers.append(Reader(corpus, tokenizer, recipe.run.seed, lane_count, malformed, stop, workers, say))
     try:
+        lanes = {number: _lane(recipe, number, readers, place) for number in own_lanes}
+        row_numbers = rows_of_rank(recipe, rank, shape.world)
+        number = 0 if place is None else place["step"]
+        given = _given(lanes)
         while True:
             number += 1
             rows = [lanes[row % lane_count].next_row(row, length) for row in row_numbers]
             batches = micro_batches_of(rows, shape, length, tokenizer.eot)
             after = place_after(number, lane_count, corpora, lanes)
             shown = [batch.pin() for batch in batches] if pin else batches
+            before, given = given, _given(lanes)
+            by_source = [now - was for now, was in zip(given, before)]
             yield Step(number, shown, after, wrap_int64(sum(map(hash_of_rows, batches))),
-                       _stats(rows, batches, readers, after))
+                       _stats(rows, batches, readers, after) | {"targets_by_source": by_source})
     finally:
+        workers.close()
         for reader in readers:
             reader.close()
 
@@ -110,6 +120,11 @@ def _lane(recipe: Recipe, number: int, readers: list[Reader], place: dict | None
     streams = [Stream(number, reader, recipe.run.seed, recipe.data.block_tokens, **state)
                for reader, state in zip(readers, states)]
     return Lane(streams, [source.weight for source in recipe.data.train])
+
+
+def _given(lanes: dict[int, Lane]) -> list[int]:
+    """Targets that the lanes gave so far, by source."""
+    return [sum(given) for given in zip(*(lane.given() for lane in lanes.values()))]
 
 
 def _stats(rows: list[Row], batches: list[Batch], readers: list[Reader], after: dict) -> dict[str, Any]:

@@ -40,6 +40,10 @@ class Lane:
     def states(self) -> list[dict[str, int]]:
         return [stream.state() for stream in self._streams]
 
+    def given(self) -> list[int]:
+        """Targets given so far, by source."""
+        return [stream.given for stream in self._streams]
+
     def _stream(self) -> Stream:
         """The one whose document is under way, else the one whose next document is due first.
 

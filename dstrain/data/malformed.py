@@ -12,7 +12,7 @@ from dstrain.data.sources import Corpus
 
 NAMED_PER_FILE = 3
 # Before so many lines of all lanes a share says little: up to here the limit is what this many would allow.
-_FEWEST = 10_000
+FEWEST = 10_000
 
 Warn = Callable[[str], None]
 
@@ -28,7 +28,7 @@ class MalformedLines:
         self.bad = 0
         """malformed lines met since this process began"""
         self._corpus, self._bad_share, self._lane_count = corpus, bad_share, lane_count
-        self._warn = warn or _to_stderr
+        self._warn = warn or to_stderr
         self._seen: Counter[int] = Counter()  # by lane: lines of its epoch
         self._bad: Counter[int] = Counter()  # by lane: malformed ones among them
         self._named: Counter[int] = Counter()  # by file
@@ -48,7 +48,7 @@ class MalformedLines:
         self.bad += 1
         self._bad[lane] += 1
         self._last[lane] = where = f"{self._corpus.where(file_number, document)}: {reason}"
-        if self._bad[lane] > self._limit(max(self._seen[lane], _FEWEST / self._lane_count)):
+        if self._bad[lane] > self._limit(max(self._seen[lane], FEWEST / self._lane_count)):
             self._refuse(lane)
         if self._named[file_number] < NAMED_PER_FILE:
             self._named[file_number] += 1
@@ -62,11 +62,7 @@ class MalformedLines:
         del self._seen[lane], self._bad[lane]
 
     def _limit(self, lines: float) -> float:
-        """The share of a lane's lines; where there are several lanes, and as many more as chance may deal to one."""
-        expected = self._bad_share * lines
-        if self._lane_count == 1 or not self._bad_share:
-            return expected
-        return expected + 3 * math.sqrt(expected) + 1  # three standard deviations, and a single line always
+        return most_of_lane(lines, self._bad_share, self._lane_count)
 
     def _refuse(self, lane: int) -> None:
         bad, seen = self._bad[lane], self._seen[lane]
@@ -77,5 +73,13 @@ class MalformedLines:
                         f"{self._corpus.place}.text_field, or raise data.bad_share")
 
 
-def _to_stderr(line: str) -> None:
+def most_of_lane(lines: float, bad_share: float, lane_count: int) -> float:
+    """The share of a lane's lines; where there are several lanes, and as many more as chance may deal to one."""
+    expected = bad_share * lines
+    if lane_count == 1 or not bad_share:
+        return expected
+    return expected + 3 * math.sqrt(expected) + 1  # three standard deviations, and a single line always
+
+
+def to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -12,10 +12,12 @@ from typing import Any
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
 from dstrain.data.lanes import Lane, Stream
+from dstrain.data.prepared import PreparedCorpus
 from dstrain.data.sources import Corpus
 
 
-def place_after(step: int, lane_count: int, corpora: Sequence[Corpus], lanes: Mapping[int, Lane]) -> dict[str, Any]:
+def place_after(step: int, lane_count: int, corpora: Sequence[Corpus | PreparedCorpus],
+                lanes: Mapping[int, Lane]) -> dict[str, Any]:
     """One rank's part: the state of its lanes after a step."""
     return {"step": step, "lane_count": lane_count, "files": [corpus.fingerprint for corpus in corpora],
             "lanes": {str(number): lane.states() for number, lane in lanes.items()}}
@@ -34,7 +36,8 @@ def merge_places(places: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return first | {"lanes": {name: lanes[name] for name in sorted(lanes, key=int)}}
 
 
-def check_place(place: dict[str, Any], recipe: Recipe, corpora: Sequence[Corpus], own_lanes: Sequence[int]) -> None:
+def check_place(place: dict[str, Any], recipe: Recipe, corpora: Sequence[Corpus | PreparedCorpus],
+                own_lanes: Sequence[int]) -> None:
     """Refuses to continue where the recipe or the files now mean another order of the data."""
     remedy = "Restore it, or start the run anew with --fresh"
     if place["lane_count"] != recipe.data.lanes:
@@ -44,8 +47,8 @@ def check_place(place: dict[str, Any], recipe: Recipe, corpora: Sequence[Corpus]
         raise UserError(f"data.train has {len(corpora)} source(s), but the checkpoint was written with "
                         f"{len(place['files'])}. {remedy}")
     for corpus, files in zip(corpora, place["files"]):
-        if len(corpus.files) != files["count"]:
-            raise UserError(f"{corpus.name}: {len(corpus.files)} file(s), but the checkpoint was written with "
+        if corpus.file_count != files["count"]:
+            raise UserError(f"{corpus.name}: {corpus.file_count} file(s), but the checkpoint was written with "
                             f"{files['count']}, which is another order of the data. {remedy}")
         if corpus.fingerprint != files:
             raise UserError(f"{corpus.name}: the files have changed since the checkpoint was written, which is another "

@@ -1,14 +1,16 @@
 """One reader per rank and source: lanes pull their documents from it, the files are read once for all of them.
 
 Documents of other ranks' lanes are passed over without being parsed or tokenized. What the scan meets for a lane
-that has not asked yet waits in that lane's queue, unparsed: a lane that runs ahead costs the others no work.
+that has not asked yet waits in that lane's queue, unparsed: a lane that runs ahead costs the others no work. When a
+lane pulls, the workers parse what waits for it behind.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 from typing import NamedTuple
 
@@ -16,15 +18,19 @@ import numpy as np
 
 from dstrain.config.errors import UserError
 from dstrain.data.hashing import FILES, permutation
-from dstrain.data.malformed import MalformedLines
+from dstrain.data.malformed import MalformedLines, Warn
+from dstrain.data.parsed import Content, Parsed, parsed
+from dstrain.data.prepared import PreparedCorpus
 from dstrain.data.shares import lane_of
-from dstrain.data.sources import Corpus, Malformed, Text
+from dstrain.data.sources import Corpus
 from dstrain.data.tokenizer import Tokenizer
+from dstrain.data.workers import Ahead, Workers, in_order
 
 # A lane may run an epoch ahead of another one (its documents were short). Scans of more epochs than this are not
 # kept open: the slower lane's documents are read again when it comes to them.
 _MOST_SCANS = 4
 _LOOK_AT_STOP_EVERY = 256
+_LONG_SKIP_S = 2.0
 
 
 class Stopped(Exception):
@@ -55,16 +61,17 @@ class _Raw:
     lane: int
     place: Place
     file: int
-    content: bytes | Text
+    content: Content
 
 
 class Reader:
     """One source for some lanes (a rank's), epoch after epoch, in an order that the seed decides."""
 
-    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, seed: int, lane_count: int, malformed: MalformedLines,
-                 stop: Event):
+    def __init__(self, corpus: Corpus | PreparedCorpus, tokenizer: Tokenizer, seed: int, lane_count: int,
+                 malformed: MalformedLines, stop: Event, workers: Workers, say: Warn | None = None):
         self.corpus, self.lane_count, self.malformed, self.stop = corpus, lane_count, malformed, stop
-        self._tokenizer, self._seed = tokenizer, seed
+        self._parse, self._workers, self._seed = partial(parsed, corpus, tokenizer), workers, seed
+        self._say = say  # of a long skip at the start
         self._cursors: dict[int, tuple[int, Place]] = {}  # lane -> epoch, first document not pulled yet
         self._scans: dict[int, _Scan] = {}  # by epoch, the most recently used one last
         self.documents_in_epoch = 0
@@ -80,10 +87,12 @@ class Reader:
 
     def pull(self, lane: int) -> Document | None:
         """The lane's next document; None at its epoch's end, and then its cursor stands at the next epoch."""
+        if self.stop.is_set():
+            raise Stopped
         epoch, _ = self._cursors[lane]
         scan = self._scan_of(epoch)
-        raw = scan.next(lane)
-        if raw is None:
+        queue = scan.queue_of(lane)
+        if queue is None:
             self.malformed.end_of_epoch(lane)
             self._cursors[lane] = epoch + 1, Place(0, 0)
             if scan.passed_all is not None:
@@ -91,8 +100,9 @@ class Reader:
             if not scan.queues:
                 self._scans.pop(epoch).close()
             return None
+        raw, found = queue.take()
         self._cursors[lane] = epoch, Place(raw.place.file, raw.place.document + 1)
-        return _document(self.corpus, self._tokenizer, self.malformed, raw)
+        return _judged(self.malformed, raw, found)
 
     def close(self) -> None:
         for scan in self._scans.values():
@@ -107,27 +117,30 @@ class Reader:
 
     def _open(self, epoch: int) -> _Scan:
         """For the lanes in this epoch, and for those that will come to it."""
-        order = permutation(len(self.corpus.files), FILES, self._seed, self.corpus.number, epoch)
+        order = permutation(self.corpus.file_count, FILES, self._seed, self.corpus.number, epoch)
         firsts = {lane: place if at == epoch else Place(0, 0)
                   for lane, (at, place) in self._cursors.items() if at <= epoch}
-        return _Scan(_read(self.corpus, order, firsts, self.lane_count, self.stop), firsts)
+        say, self._say = self._say, None
+        documents = _read(self.corpus, order, firsts, self.lane_count, self.stop, say)
+        return _Scan(documents, {lane: Ahead(self._parse, self._workers, self._workers.count) for lane in firsts})
 
 
 class _Scan:
     """One pass over one epoch of a source."""
 
-    def __init__(self, documents: Generator[_Raw, None, int | None], lanes: Iterable[int]):
-        self.queues: dict[int, deque[_Raw]] = {lane: deque() for lane in lanes}
+    def __init__(self, documents: Generator[_Raw, None, int | None], queues: dict[int, Ahead[_Raw]]):
+        self.queues = queues
         self.passed_all: int | None = None
         """documents of all lanes, when they have all been passed and the scan began at the first file"""
         self._documents: Generator[_Raw, None, int | None] | None = documents
 
-    def next(self, lane: int) -> _Raw | None:
+    def queue_of(self, lane: int) -> Ahead[_Raw] | None:
+        """With the lane's next document in front; None where there is none, and then the lane is done with this."""
         queue = self.queues[lane]
         while not queue and self._documents is not None:
             self._advance()
         if queue:
-            return queue.popleft()
+            return queue
         del self.queues[lane]  # past this epoch: a lane never comes back
         return None
 
@@ -142,67 +155,72 @@ class _Scan:
             self._documents, self.passed_all = None, end.value
             return
         if raw.lane in self.queues:
-            self.queues[raw.lane].append(raw)
+            self.queues[raw.lane].put(raw)
 
 
-def read_once(corpus: Corpus, tokenizer: Tokenizer, lanes: Sequence[int], lane_count: int, malformed: MalformedLines
-              ) -> Iterator[tuple[int, Document]]:
+def read_once(corpus: Corpus | PreparedCorpus, tokenizer: Tokenizer, lanes: Sequence[int], lane_count: int,
+              malformed: MalformedLines, workers: Workers) -> Iterator[tuple[int, Document]]:
     """(lane, document) of these lanes in the files' own order, once: for validation."""
-    scan = _read(corpus, range(len(corpus.files)), {lane: Place(0, 0) for lane in lanes}, lane_count, Event())
-    while True:
-        try:
-            raw = next(scan)
-        except StopIteration as end:
-            passed = end.value
-            break
-        yield raw.lane, _document(corpus, tokenizer, malformed, raw)
+    passed: int | None = 0
+
+    def wanted() -> Iterator[_Raw]:
+        nonlocal passed
+        firsts = {lane: Place(0, 0) for lane in lanes}
+        passed = yield from _read(corpus, range(corpus.file_count), firsts, lane_count, Event())
+
+    for raw, found in in_order(wanted(), partial(parsed, corpus, tokenizer), workers):
+        yield raw.lane, _judged(malformed, raw, found)
     for lane in lanes:
         malformed.end_of_epoch(lane)
     if not passed:
         raise UserError(nothing_in(corpus))
 
 
-def nothing_in(corpus: Corpus) -> str:
-    return f"{corpus.name}: holds no document in {len(corpus.files)} file(s); give files with text"
+def nothing_in(corpus: Corpus | PreparedCorpus) -> str:
+    return f"{corpus.name}: holds no document in {corpus.file_count} file(s); give files with text"
 
 
-def _read(corpus: Corpus, order: Sequence[int], firsts: dict[int, Place], lane_count: int,
-          stop: Event) -> Generator[_Raw, None, int | None]:
+def _read(corpus: Corpus | PreparedCorpus, order: Sequence[int], firsts: dict[int, Place], lane_count: int,
+          stop: Event, say: Warn | None = None) -> Generator[_Raw, None, int | None]:
     """In the order of the files, for the lanes in `firsts`, each from its first place on.
 
-    Returns the number of documents of all lanes, or None when it began behind the first file.
+    Returns the number of documents of all lanes, or None when it began behind the first one.
     """
-    first_file = min(place.file for place in firsts.values())
+    start = min(firsts.values())
+    skip = _Skip(corpus.place, say if start > (0, 0) else None)
     passed = 0
-    for position in range(first_file, len(order)):
+    for position in range(start.file, len(order)):
         file = order[position]
-        for number, content in corpus.documents(file):
+        for number, content in corpus.documents(file, start.document if position == start.file else 0):
             passed += 1
             if passed % _LOOK_AT_STOP_EVERY == 0 and stop.is_set():
                 raise Stopped
             lane, place = lane_of(corpus.number, file, number, lane_count), Place(position, number)
             if lane in firsts and place >= firsts[lane]:
+                skip.ends(passed - 1)
                 yield _Raw(lane, place, file, content)
-    return passed if first_file == 0 else None
+    return passed if start == (0, 0) else None
 
 
-def _document(corpus: Corpus, tokenizer: Tokenizer, malformed: MalformedLines, raw: _Raw) -> Document:
-    """Parsed and tokenized, and counted, when its lane comes to it: once an epoch, however often it was read."""
+class _Skip:
+    """Says how long a stream took to come to its place, if that was long."""
+
+    def __init__(self, place: str, say: Warn | None):
+        self._place, self._say, self._began = place, say, time.monotonic()
+
+    def ends(self, passed: int) -> None:
+        if self._say is None:
+            return
+        took_s = time.monotonic() - self._began
+        if took_s > _LONG_SKIP_S:
+            self._say(f"{self._place}: skipped {passed:,} documents in {took_s:.1f} s; `dstrain prepare` makes this "
+                      f"instant")
+        self._say = None
+
+
+def _judged(malformed: MalformedLines, raw: _Raw, found: Parsed) -> Document:
+    """Counted when its lane comes to it: once an epoch, however often it was read."""
     malformed.see(raw.lane)
-    try:
-        text = corpus.text_of(raw.content)
-        return Document(raw.place, _targets(tokenizer, text.text, text.ends), text.words())
-    except Malformed as error:
-        malformed.skip(raw.lane, raw.file, raw.place.document, str(error))
-        return Document(raw.place, _NOTHING, 0, malformed=True)
-
-
-def _targets(tokenizer: Tokenizer, text: str, ends: bool) -> np.ndarray:
-    try:
-        tokens = tokenizer.encode(text)
-    except ValueError as error:  # tiktoken gives up on a million blanks in a row
-        raise Malformed(f"cannot be tokenized: {error}") from None
-    return np.append(tokens, np.int32(tokenizer.eot)) if ends and len(tokens) else tokens
-
-
-_NOTHING = np.empty(0, dtype=np.int32)
+    if found.malformed is not None:
+        malformed.skip(raw.lane, raw.file, raw.place.document, found.malformed)
+    return Document(raw.place, found.targets, found.words, malformed=found.malformed is not None)

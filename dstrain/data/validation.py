@@ -10,9 +10,10 @@ from dstrain.config.schema import Recipe
 from dstrain.data.batching import lanes_of_rank
 from dstrain.data.collate import Batch, Part, Row, collate, part_of
 from dstrain.data.malformed import MalformedLines, Warn
+from dstrain.data.prepared import corpora_of
 from dstrain.data.scan import read_once
-from dstrain.data.sources import Corpus
 from dstrain.data.tokenizer import Tokenizer
+from dstrain.data.workers import workers_for
 
 
 def valid_batches(recipe: Recipe, tokenizer: Tokenizer, rank: int, world: int, micro_rows: int,
@@ -35,11 +36,14 @@ def valid_batches(recipe: Recipe, tokenizer: Tokenizer, rank: int, world: int, m
 def _valid_rows(recipe: Recipe, tokenizer: Tokenizer, lanes: range, warn: Warn | None) -> Iterator[Row]:
     """Rows as they fill up, lane by lane; at the end the rows that are only partly full."""
     packers = {lane: _Packer(lane, recipe.data.lanes, recipe.batch.length) for lane in lanes}
-    for number, source in enumerate(recipe.data.valid if packers else ()):
-        corpus = Corpus(source, number, "valid")
-        malformed = MalformedLines(corpus, recipe.data.bad_share, recipe.data.lanes, warn)
-        for lane, document in read_once(corpus, tokenizer, lanes, recipe.data.lanes, malformed):
-            yield from packers[lane].add(document.targets, document.words)
+    workers = workers_for(recipe)
+    try:
+        for corpus in corpora_of(recipe, "valid", tokenizer) if packers else ():
+            malformed = MalformedLines(corpus, recipe.data.bad_share, recipe.data.lanes, warn)
+            for lane, document in read_once(corpus, tokenizer, lanes, recipe.data.lanes, malformed, workers):
+                yield from packers[lane].add(document.targets, document.words)
+    finally:
+        workers.close()
     for packer in packers.values():
         yield from packer.rest()
 

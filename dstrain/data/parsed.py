@@ -1,0 +1,50 @@
+"""A document as a lane takes it: its targets and words, or why there are none. From text, or as a shard holds them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Union
+
+import numpy as np
+
+from dstrain.data.shards import Kept
+from dstrain.data.text import Malformed, Raw, Text
+from dstrain.data.tokenizer import Tokenizer
+
+Content = Union[Raw, Kept]
+"""what a corpus gives for a document: text still to be parsed, or the place in a shard where its tokens stand"""
+
+NO_TARGETS = np.empty(0, dtype=np.int32)
+
+
+class Parsed(NamedTuple):
+    targets: np.ndarray
+    """int32: the tokens, and end-of-text where the document ends here; empty when there is nothing to train on"""
+    words: int
+    malformed: str | None = None
+    """why there is no document"""
+
+
+def parsed(corpus, tokenizer: Tokenizer, content: Content) -> Parsed:
+    """The same for a document from text and for the same one from a shard. Safe to call from several threads."""
+    if isinstance(content, Kept):
+        return Parsed(*content.shard.document(content.row))
+    try:
+        text = corpus.text_of(content)
+        return Parsed(_targets(tokenizer, text.text, text.ends), text.words())
+    except Malformed as error:
+        return Parsed(NO_TARGETS, 0, str(error))
+
+
+def size_of(content: Content) -> int:
+    """Roughly the bytes of text that are still to be parsed."""
+    if isinstance(content, (bytes, str)):
+        return len(content)
+    return len(content.text) + content.cut_line_ends if isinstance(content, Text) else 0
+
+
+def _targets(tokenizer: Tokenizer, text: str, ends: bool) -> np.ndarray:
+    try:
+        tokens = tokenizer.encode(text)
+    except ValueError as error:  # tiktoken gives up on a million blanks in a row
+        raise Malformed(f"cannot be tokenized: {error}") from None
+    return np.append(tokens, np.int32(tokenizer.eot)) if ends and len(tokens) else tokens

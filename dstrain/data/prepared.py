@@ -1,0 +1,223 @@
+"""A folder of token shards: what it was made from, whether that is what a recipe asks for, and its documents.
+
+PREPARED/prepared.json                what was tokenized, with what: written first
+PREPARED/tokenizer/                   enough to load it
+PREPARED/data.train.0/000000.shard    and so on; a source is finished when a shard says that it is the last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from dstrain.config.errors import UserError
+from dstrain.config.hints import shown
+from dstrain.config.schema import Recipe, Source
+from dstrain.data.shards import DamagedShard, Kept, Shard
+from dstrain.data.sources import Corpus
+from dstrain.data.tokenizer import Tokenizer
+
+DESCRIPTION = "prepared.json"
+TOKENIZER = "tokenizer"
+FORM = 1
+_OF_THE_TEXT = tuple(field.name for field in fields(Source) if field.name != "weight")
+
+
+def corpora_of(recipe: Recipe, split: str, tokenizer: Tokenizer) -> list[Corpus | PreparedCorpus]:
+    """The sources of a split, as text or, where the recipe names a prepared folder, as what it holds of them."""
+    sources = getattr(recipe.data, split)
+    if recipe.data.prepared is None:
+        return [Corpus(source, number, split) for number, source in enumerate(sources)]
+    folder = PreparedFolder(recipe.data.prepared)
+    folder.check_tokenizer(tokenizer)
+    return [folder.corpus(source, number, split) for number, source in enumerate(sources)]
+
+
+def check_sources(recipe: Recipe) -> None:
+    """Whether the sources are there, and shards of them where the recipe asks for shards: at once, without torch."""
+    folder = None if recipe.data.prepared is None else PreparedFolder(recipe.data.prepared)
+    for split in ("train", "valid"):
+        for number, source in enumerate(getattr(recipe.data, split)):
+            (Corpus if folder is None else folder.corpus)(source, number, split)
+
+
+def as_prepared(recipe: Recipe) -> Recipe:
+    """With the commit that each hub source had when it was prepared: no network is asked what its name means now."""
+    kept = PreparedFolder(recipe.data.prepared).sources
+
+    def of(split: str) -> tuple[Source, ...]:
+        return tuple(source if source.hub is None or f"data.{split}.{number}" not in kept else
+                     replace(source, revision=kept[f"data.{split}.{number}"]["commit"])
+                     for number, source in enumerate(getattr(recipe.data, split)))
+
+    return replace(recipe, data=replace(recipe.data, train=of("train"), valid=of("valid")))
+
+
+class PreparedFolder:
+    """What stands in prepared.json."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            description = json.loads((self.path / DESCRIPTION).read_text(encoding="utf-8"))
+            form, self.sources, self.tokenizer = (description[name] for name in ("form", "sources", "tokenizer"))
+        except FileNotFoundError:
+            raise UserError(f"data.prepared: {self.path} is no prepared folder (it has no {DESCRIPTION}); write one "
+                            f"with dstrain prepare RECIPE --out {self.path}") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.path / DESCRIPTION}: cannot be read ({type(error).__name__}: {error}); remove "
+                            f"{self.path} and prepare it again") from error
+        if form != FORM:
+            raise UserError(f"{self.path / DESCRIPTION}: has form {form!r}, this dstrain knows form {FORM}; "
+                            f"remove {self.path} and prepare it again")
+
+    def corpus(self, source: Source, number: int, split: str) -> PreparedCorpus:
+        place = f"data.{split}.{number}"
+        if place not in self.sources:
+            raise UserError(f"{place}: {self.path} was prepared without it (it holds {', '.join(self.sources)}); run "
+                            f"dstrain prepare RECIPE --out {self.path} again, which adds it")
+        _check_source(str(self.path), json.dumps(self.sources[place]), source, number, split)
+        return PreparedCorpus(self, place, number)
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        kept = self.tokenizer
+        if kept["digest"] != digest_of(tokenizer):
+            other = f"{tokenizer.name!r}" if tokenizer.name != kept["name"] else f"another {tokenizer.name!r}"
+            raise UserError(f"tokenizer: the recipe's is {other}, but {self.path} was prepared with {kept['name']!r}; "
+                            f"set tokenizer={kept['asked']}, or prepare the sources for this one into another folder "
+                            f"(dstrain prepare RECIPE --out FOLDER)")
+
+
+class PreparedCorpus:
+    """One source as its shards hold it: the same documents, numbers and words, and the fingerprint of its text."""
+
+    def __init__(self, folder: PreparedFolder, place: str, number: int):
+        kept = folder.sources[place]
+        self.number, self.place, self.fingerprint = number, place, kept["fingerprint"]
+        source = kept["source"]
+        self.name = f"{place} ({source['path'] or source['hub'] or source['embedded']}, prepared in {folder.path})"
+        self.file_count: int = kept["file_count"]
+        self._folder = folder.path / place
+
+    def documents(self, file_number: int, first: int = 0) -> Iterator[tuple[int, Kept]]:
+        """(document number, the document), from document `first` on, without reading those before."""
+        begin = max(0, bisect_right(self._firsts, (file_number, first)) - 1)
+        for shard in self.shards[begin:]:
+            if shard.first[0] > file_number:
+                return
+            yield from shard.documents_of(file_number, first)
+
+    def where(self, file_number: int, document: int) -> str:
+        """As the text's corpus says it, for a document that is malformed."""
+        begin = max(0, bisect_right(self._firsts, (file_number, document)) - 1)
+        shard = self.shards[begin]
+        row = shard.row_of(file_number, document)
+        if row in shard.malformed:
+            return shard.malformed[row][0]
+        return f"{shard.path}, file {file_number}, document {document}"
+
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of all documents."""
+        return sum(shard.sums["text_bytes"] for shard in self.shards)
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """All, each looked at: whole by its description and size."""
+        shards: list[Shard] = []
+        while not shards or not shards[-1].last:
+            path = shard_path(self._folder, len(shards))
+            try:
+                shards.append(Shard.opened(path))
+            except FileNotFoundError:
+                raise UserError(f"{self.name}: is not prepared to its end ({path} is missing); run the same dstrain "
+                                f"prepare again, which goes on from there") from None
+            except DamagedShard as damage:
+                raise UserError(f"{path}: is damaged: {damage}; run the same dstrain prepare again, which writes it "
+                                f"anew") from None
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        return shards
+
+    @cached_property
+    def _firsts(self) -> list[tuple[int, int]]:
+        return [shard.first for shard in self.shards]
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.shard"
+
+
+def description_of(source: Source, corpus: Corpus, commit: str | None) -> dict[str, Any]:
+    """What prepared.json keeps of a source, and later ones are compared with. `source`: as the recipe has it."""
+    text = {name: getattr(source, name) for name in _OF_THE_TEXT}
+    return {"source": text, "commit": commit, "file_count": corpus.file_count, "fingerprint": corpus.fingerprint}
+
+
+_DIGESTS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def digest_of(tokenizer: Tokenizer) -> str:
+    """Of all that the tokenizer saves: equal only where it makes the same tokens."""
+    if tokenizer not in _DIGESTS:
+        with tempfile.TemporaryDirectory() as folder:
+            digest = hashlib.sha256()
+            for path in sorted(tokenizer.save(Path(folder))):
+                digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        _DIGESTS[tokenizer] = digest.hexdigest()
+    return _DIGESTS[tokenizer]
+
+
+# ---- is this what the recipe asks for? ----
+
+
+@lru_cache(maxsize=None)  # once a process: with many files it takes a while
+def _check_source(folder: str, kept_text: str, source: Source, number: int, split: str) -> None:
+    kept, place = json.loads(kept_text), f"data.{split}.{number}"
+    difference = difference_in_words(kept, source, place) or _difference_in_files(kept, source, number, split)
+    if difference:
+        raise UserError(f"{difference} when {folder} was prepared; restore that, or prepare another folder "
+                        f"(dstrain prepare RECIPE --out FOLDER)")
+
+
+def difference_in_words(kept: dict[str, Any], source: Source, place: str) -> str | None:
+    """What the recipe says otherwise of the source, but for where it lies: '... is 1, but was 2'."""
+    for name, was in kept["source"].items():
+        now = getattr(source, name)
+        moved = name in ("path", "hub") and now is not None and was is not None
+        pinned = name == "revision" and now in (None, kept["commit"])
+        if now != was and not moved and not pinned:
+            return f"{place}.{name} is {shown(now)}, but was {shown(was)}"
+    return None
+
+
+def _difference_in_files(kept: dict[str, Any], source: Source, number: int, split: str) -> str | None:
+    """Compares with the text where it is at hand: a compute node may lack it."""
+    place, key = f"data.{split}.{number}", "hub" if source.path is None else "path"
+    now, was = getattr(source, key), kept["source"][key]
+    fingerprint = _fingerprint_here(source, number, split)
+    if fingerprint is None:
+        return None if now == was else (f"{place}.{key} is {shown(now)}, which is not here to be compared, "
+                                        f"but was {shown(was)}")
+    if fingerprint == kept["fingerprint"]:
+        return None
+    return f"{place} ({now}): the files are others than they were" if now == was else (
+        f"{place}.{key} is {shown(now)}, which holds something else, but was {shown(was)}")
+
+
+def _fingerprint_here(source: Source, number: int, split: str) -> dict[str, Any] | None:
+    """None where the text is not here. An embedded corpus is here always, but as this machine's Python has it."""
+    if source.embedded is not None or source.hub is not None and not os.path.isdir(source.hub):
+        return None
+    try:
+        return json.loads(json.dumps(Corpus(source, number, split).fingerprint))
+    except UserError:  # no such file, or not readable
+        return None
