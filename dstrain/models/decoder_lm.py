@@ -106,6 +106,12 @@ class DecoderLm(nn.Module):
         module_name, kind = name.rsplit(".", 1)
         return kind == "bias" or module_name.endswith("norm")
 
+    def hidden_matrices(self) -> dict[str, int]:
+        """The matrices inside the blocks, which Muon may update: parameter names, and how many matrices stand in each,
+        one below the other (query, key and value are one parameter)."""
+        return {f"blocks.{number}.{name}": count for number, block in enumerate(self.blocks)
+                for name, count in block.matrices().items()}
+
     def _embedded(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
         x_BTC = self.embed(ids_BT)
         if self.embed_positions is not None:

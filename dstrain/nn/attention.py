@@ -20,6 +20,8 @@ from dstrain.nn.positions import Turns, turned
 
 
 class SelfAttention(nn.Module):
+    MATRICES = {"qkv.weight": 3, "out.weight": 1}
+
     def __init__(self, width: int, heads: int, bias: bool) -> None:
         super().__init__()
         if width % heads:

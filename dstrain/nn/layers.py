@@ -32,6 +32,11 @@ class DecoderBlock(nn.Module):
         x_BTC = x_BTC + self.attention_dropout(mixed_BTC, keys_B, slots_T)
         return x_BTC + self.ff_dropout(self.ff(self.ff_norm(x_BTC)), keys_B, slots_T)
 
+    def matrices(self) -> dict[str, int]:
+        """Its weight matrices by name, and how many stand in each, one below the other."""
+        return {f"{part}.{name}": count for part in ("attention", "ff")
+                for name, count in getattr(self, part).MATRICES.items()}
+
 
 def norm(kind: str, width: int) -> nn.Module:
     """LayerNorm with bias for `gelu`, as GPT-2; RMSNorm for `swiglu`, as Llama."""
@@ -49,6 +54,8 @@ def feed_forward(kind: str, width: int, ff: int) -> nn.Module:
 class GeluFeedForward(nn.Module):
     """GPT-2's: GELU in its tanh form, with biases."""
 
+    MATRICES = {"up.weight": 1, "down.weight": 1}
+
     def __init__(self, width: int, ff: int) -> None:
         super().__init__()
         self.up = nn.Linear(width, ff)
@@ -60,6 +67,8 @@ class GeluFeedForward(nn.Module):
 
 class SwigluFeedForward(nn.Module):
     """Llama's: one projection of [2 ff, C] whose first half is gate_proj and whose second is up_proj."""
+
+    MATRICES = {"gate_up.weight": 2, "down.weight": 1}
 
     def __init__(self, width: int, ff: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """One checkpoint form, without shape and without pickle: weights and moments by parameter name, plus plain JSON.
 
     checkpoints/step_00001000/   model.safetensors       fp32 master weights
-                                 optimizer-*.safetensors each moment
+                                 optimizer-*.safetensors each kind of moment, of the parameters that have it
                                  state.json              step, place in the data, counters
                                  recipe.yaml, tokenizer/ what is needed to build the model again
                                  manifest.json           size and SHA-256 of every file
@@ -27,10 +27,11 @@ import torch
 from dstrain.config.errors import UserError
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine
-from dstrain.runtime.fragments import MOMENTS
 from dstrain.runtime.tensor_file import BadTensorFile, TensorFile, create, write_ranges
 
 FORMAT = 1
+BEFORE_MUON = ("exp_avg", "exp_avg_sq")
+"""the moments of a checkpoint whose manifest does not name them"""
 WEIGHTS_FILE = "model.safetensors"
 
 
@@ -42,24 +43,28 @@ def save(folder: Path, engine: Engine, state: dict, write_side_files: Callable[[
     final = folder / _name(state["step"])
     making = folder / f".making_{final.name}"
     state = {"format": FORMAT, **state, "optimizer_step": engine.optimizer_step(), "loss_scale": engine.loss_scale()}
+    moments = engine.moment_shapes()
 
     def begin() -> None:
         for left_behind in folder.glob(".making_*"):  # of a save that was killed
             shutil.rmtree(left_behind)
         making.mkdir(parents=True)
-        for name in (WEIGHTS_FILE, *map(_moment_file, MOMENTS)):
-            create(making / name, engine.shapes())
+        create(making / WEIGHTS_FILE, engine.shapes())
+        for key, shapes in moments.items():
+            create(making / _moment_file(key), shapes)
         write_side_files(making)
         _write_synced(making / "state.json", json.dumps(state, indent=1))
 
     def write_own() -> None:
         own = list(engine.own_fragments())
         write_ranges(making / WEIGHTS_FILE, ((f.name, f.start, f.weight) for f in own))
-        for key in MOMENTS:
-            write_ranges(making / _moment_file(key), ((f.name, f.start, f.moments[key]) for f in own))
+        for key in moments:
+            write_ranges(making / _moment_file(key),
+                         ((f.name, f.start, f.moments[key]) for f in own if key in f.moments))
 
     def publish() -> None:
-        _write_synced(making / "manifest.json", json.dumps({"format": FORMAT, "files": _hashes(making)}, indent=1))
+        manifest = {"format": FORMAT, "moments": list(moments), "files": _hashes(making)}
+        _write_synced(making / "manifest.json", json.dumps(manifest, indent=1))
         _sync_folder(making)
         replaced = folder / f".making_instead_of_{final.name}"
         if final.exists():  # a damaged one that was passed over, or the same once more
@@ -97,6 +102,7 @@ class Loaded:
         extra = self.weights.shapes.keys() - engine.shapes().keys()
         if extra:
             raise UserError(f"{self.folder}: holds parameters that this model lacks: {', '.join(sorted(extra))}")
+        self._refuse_another_optimizer(engine)
         for fragment in engine.fragments():
             part = slice(fragment.start, fragment.start + fragment.weight.numel())
             fragment.weight.copy_(self.weights.tensor(fragment.name).reshape(-1)[part])
@@ -105,13 +111,22 @@ class Loaded:
         engine.set_optimizer_step(self.state["optimizer_step"])
         engine.set_loss_scale(self.state["loss_scale"])
 
+    def _refuse_another_optimizer(self, engine: Engine) -> None:
+        held, needed = ({key: set(shapes) for key, shapes in moments.items()} for moments in (
+            {key: file.shapes for key, file in self.moments.items()}, engine.moment_shapes()))
+        if held != needed:
+            raise UserError(f"{self.folder}: holds the optimizer's {_counted(held)}, but the recipe's optim.name needs "
+                            f"{_counted(needed)}; set optim.name back to what made it, or start a new run "
+                            "(run.name=...)")
+
 
 def load(folder: Path) -> Loaded:
     """Open a checkpoint folder that `verify` found good."""
     try:
         state = json.loads((folder / "state.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text())
         return Loaded(folder, state, TensorFile(folder / WEIGHTS_FILE),
-                      {key: TensorFile(folder / _moment_file(key)) for key in MOMENTS})
+                      {key: TensorFile(folder / _moment_file(key)) for key in manifest.get("moments", BEFORE_MUON)})
     except (BadTensorFile, OSError, ValueError) as error:
         raise UserError(f"{folder}: cannot be loaded: {error}") from None
 
@@ -166,7 +181,8 @@ def verify(folder: Path) -> str | None:
                 return f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}"
             if _sha256(path) != entry["sha256"]:
                 return f"{name} has other contents than when it was written (SHA-256)"
-        unlisted = {WEIGHTS_FILE, *map(_moment_file, MOMENTS), "state.json", "recipe.yaml"} - promised.keys()
+        moments = map(_moment_file, manifest.get("moments", BEFORE_MUON))
+        unlisted = {WEIGHTS_FILE, *moments, "state.json", "recipe.yaml"} - promised.keys()
         if unlisted:
             return f"manifest.json does not list {', '.join(sorted(unlisted))}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -243,6 +259,10 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _counted(moments: dict[str, set]) -> str:
+    return ", ".join(f"{key} of {len(names)} parameters" for key, names in moments.items())
 
 
 def _shown(shape: tuple | None) -> str:

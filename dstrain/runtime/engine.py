@@ -10,8 +10,11 @@ import torch
 
 from dstrain.runtime.dist import Ranks, deepspeed
 from dstrain.runtime.fragments import (
-    Fragment, check_layout, fragments, optimizer_step, own_fragments, partition_range, set_optimizer_step)
-from dstrain.runtime.optimizer import GuardedAdamW, build_optimizer
+    MOMENTS, Fragment, check_layout, create_moments, flats, fragments, optimizer_step, own_fragments, partition_range,
+    places, set_optimizer_step)
+from dstrain.runtime.matrices import lay_out
+from dstrain.runtime.muon import Muon
+from dstrain.runtime.optimizer import Guarded, build_optimizer, hidden_matrices, summary
 from dstrain.runtime.schedules import build_schedule
 
 WeightOf = Callable[[str, torch.Size], torch.Tensor]
@@ -32,12 +35,21 @@ class Engine:
             trainee = build_trainee()
         _refuse_what_no_checkpoint_carries(trainee)
         fill_weights(trainee, weights(trainee), ranks.rank)
-        model = trainee.model
-        self.optimizer = build_optimizer(trainee, lambda name: model.no_decay(own_name(name)), recipe.optim,
-                                         guarded=self.stage == 0)
+        self._optim = recipe.optim
+        named = [(own_name(name), parameter) for name, parameter in trainee.named_parameters()]
+        self.optimizer = build_optimizer(trainee.model, named, recipe.optim, guarded=self.stage == 0)
+        self._moments = {name: MOMENTS[group["rule"]] for group in self.optimizer.param_groups
+                         for name in group["names"]}
         self.deepspeed, *_ = deepspeed.initialize(model=trainee, optimizer=self.optimizer, config=config)
+        create_moments(self.deepspeed, self.stage)
         check_layout(self.deepspeed, self.stage)
-        self.schedule = build_schedule(recipe.schedule, recipe.optim.lr, recipe.run.steps, self.optimizer)
+        if (scaler := self._dynamic_scaler()) is not None:
+            # At its smallest scale DeepSpeed would end the run; here such a step is skipped like any other, and
+            # run.max_skipped of them in a row end it.
+            scaler.raise_error_at_min_scale = False
+        if isinstance(self.optimizer, Muon):
+            self._lay_out_matrices()
+        self.schedule = build_schedule(recipe.schedule, recipe.run.steps, self.optimizer)
         if recipe.engine.compile:
             self.deepspeed.compile()
 
@@ -65,12 +77,20 @@ class Engine:
         return self.deepspeed.was_step_applied()
 
     def lr(self) -> float:
-        """The learning rate that the next update will use, as it stands in the optimizer itself."""
+        """The learning rate that the next update will use, as it stands in the optimizer itself: of AdamW's groups."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def lrs(self) -> dict[str, float]:
+        """The same of all groups: by "adamw", and "muon" where there is one."""
+        return {group["rule"]: float(group["lr"]) for group in self.optimizer.param_groups}
+
+    def optimizer_summary(self) -> str:
+        """Which rule updates what, in one line."""
+        return summary(self.model, self._optim, self.shapes())
 
     def grad_norm(self) -> Any:
         """Of the last update, before clipping."""
-        if isinstance(self.optimizer, GuardedAdamW):
+        if isinstance(self.optimizer, Guarded):
             return self.optimizer.grad_norm
         return self.deepspeed.get_global_grad_norm()
 
@@ -90,19 +110,27 @@ class Engine:
         set_optimizer_step(self.deepspeed, step)
 
     def loss_scale(self) -> dict | None:
-        """fp16's dynamic scale and its counters; None in other precisions."""
-        scaler = getattr(self.deepspeed.optimizer, "loss_scaler", None)
-        return {key: getattr(scaler, key) for key in LOSS_SCALE if hasattr(scaler, key)} or None
+        """fp16's scale ("cur_scale") and the counters of a dynamic one; None in other precisions. Waits for no device."""
+        if self.dtype != torch.float16:
+            return None
+        scaler = self.deepspeed.optimizer.loss_scaler
+        return {key: getattr(scaler, key) for key in LOSS_SCALE if hasattr(scaler, key)}
 
     def set_loss_scale(self, scale: dict | None) -> None:
-        scaler = getattr(self.deepspeed.optimizer, "loss_scaler", None)
-        for key, value in (scale or {}).items():
-            if hasattr(scaler, key):  # another precision than before has none to set
+        """Of a checkpoint; one in another precision, or with a fixed scale, has nothing to take over."""
+        scaler = self._dynamic_scaler()
+        if scaler is not None and scale is not None and scale.keys() == set(LOSS_SCALE):
+            for key, value in scale.items():
                 setattr(scaler, key, value)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's whole shape by the model's own name."""
         return {own_name(name): tuple(whole_shape(p)) for name, p in self.trainee.named_parameters()}
+
+    def moment_shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Of every kind of moment the parameters that have it, with their whole shapes."""
+        shapes, kinds = self.shapes(), dict.fromkeys(kind for kinds in self._moments.values() for kind in kinds)
+        return {kind: {name: shapes[name] for name in shapes if kind in self._moments[name]} for kind in kinds}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -121,6 +149,17 @@ class Engine:
 
     def close(self) -> None:
         self.deepspeed.destroy()
+
+    def _dynamic_scaler(self) -> Any:
+        scaler = getattr(self.deepspeed.optimizer, "loss_scaler", None)
+        return scaler if getattr(scaler, "dynamic", False) else None
+
+    def _lay_out_matrices(self) -> None:
+        replicated, of_optimizer = self.stage == 0, flats(self.deepspeed, self.stage)
+        own = (place._replace(name=own_name(place.name)) for place in places(self.deepspeed, self.stage))
+        matrices = lay_out(hidden_matrices(self.model, self._optim), self.shapes(), own, of_optimizer, self.ranks,
+                           replicated)
+        self.optimizer.lay_out(matrices, of_optimizer, self.ranks, replicated)
 
 
 def fill_weights(trainee: torch.nn.Module, weight_of: WeightOf, rank: int) -> None:

@@ -10,7 +10,8 @@ from typing import Iterator, NamedTuple
 
 import torch
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum",)}
+"""what the optimizer keeps of a parameter, by the rule of its group"""
 
 
 class Fragment(NamedTuple):
@@ -22,12 +23,26 @@ class Fragment(NamedTuple):
     moments: dict[str, torch.Tensor]
 
 
+class Place(NamedTuple):
+    """Elements start .. start + size of the flattened parameter `name` stand at offset .. offset + size of `flat`."""
+
+    name: str
+    flat: torch.Tensor
+    offset: int
+    start: int
+    size: int
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """This place in a tensor that is laid out as `flat` is: in its gradient, or in a moment."""
+        return tensor.view(-1).narrow(0, self.offset, self.size)
+
+
 def fragments(engine, stage: int) -> Iterator[Fragment]:
-    """All that this rank holds (at stage 0 that is everything, on every rank)."""
-    _create_moments(engine, stage)
-    of_stage = {0: _whole, 1: _of_flat_groups, 2: _of_flat_groups, 3: _of_partitions}[stage]
-    for name, parameter in engine.module.named_parameters():
-        yield from of_stage(engine, name, parameter)
+    """All that this rank holds (at stage 0 that is everything, on every rank), once `create_moments` was called."""
+    for place in places(engine, stage):
+        state = _inner(engine).state[place.flat]
+        yield Fragment(place.name, place.start, place.of(place.flat.data),
+                       {key: place.of(moment) for key, moment in state.items() if key != "step"})
 
 
 def own_fragments(engine, stage: int, rank: int, world: int) -> Iterator[Fragment]:
@@ -67,38 +82,54 @@ def optimizer_step(engine) -> int:
 
 def set_optimizer_step(engine, step: int) -> None:
     for state in _inner(engine).state.values():
-        state["step"].fill_(step)
+        if "step" in state:  # Muon counts none: its rule is the same at every step
+            state["step"].fill_(step)
 
 
 def gradient_fragments(engine, stage: int) -> Iterator[tuple[str, int, torch.Tensor]]:
     """(name, start, gradient) as the optimizer is about to use it; for proofs, from a hook before its step."""
+    for place in places(engine, stage):
+        if place.flat.grad is not None:
+            yield place.name, place.start, place.of(place.flat.grad)
+
+
+def create_moments(engine, stage: int) -> None:
+    """Before the first update the optimizer has no state yet: create it, as its own first update would."""
+    state = _inner(engine).state
+    for flat, rule in _flats_and_rules(engine, stage):
+        if rule == "adamw":
+            state[flat]["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
+        for key in MOMENTS[rule]:
+            state[flat][key] = torch.zeros_like(flat, memory_format=torch.preserve_format)
+
+
+def places(engine, stage: int) -> Iterator[Place]:
+    """Where this rank's parts of the parameters lie in the flat tensors that the optimizer works on."""
+    of_stage = {0: _whole, 1: _in_flat_groups, 2: _in_flat_groups, 3: _in_partitions}[stage]
     for name, parameter in engine.module.named_parameters():
-        if stage == 0:
-            yield name, 0, parameter.grad.flatten()
-        elif stage < 3:
-            mapping = parameter._hp_mapping
-            if mapping is not None:
-                flat = _flat_groups(engine)[mapping.param_group_index]
-                address = mapping.hp_fragment_address
-                if flat.grad is not None:
-                    yield name, mapping.lp_fragment_address.start, flat.grad.narrow(0, address.start, address.numel)
-        else:
-            flat, offset, start, size = _partition(engine, parameter)
-            if size > 0 and flat.grad is not None:
-                yield name, start, flat.grad.narrow(0, offset, size)
+        place = of_stage(engine, name, parameter)
+        if place is not None and place.size > 0:
+            yield place
+
+
+def flats(engine, stage: int) -> list[torch.Tensor]:
+    """The tensors that the inner optimizer works on and keeps its state by, in the same order on all ranks."""
+    return [flat for flat, _ in _flats_and_rules(engine, stage)]
 
 
 def _inner(engine) -> torch.optim.Optimizer:
     return engine.basic_optimizer
 
 
-def _flats(engine, stage: int) -> list[torch.Tensor]:
-    """The tensors that the inner optimizer keeps its state by."""
+def _flats_and_rules(engine, stage: int) -> list[tuple[torch.Tensor, str]]:
+    groups = _inner(engine).param_groups
     if stage == 0:
-        return [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
+        return [(parameter, group["rule"]) for group in groups for parameter in group["params"]]
     if stage < 3:
-        return _flat_groups(engine)
-    return list(engine.optimizer.fp32_partitioned_groups_flat)
+        return [(flat, group["rule"]) for flat, group in zip(_flat_groups(engine), groups, strict=True)]
+    group_of = engine.optimizer.sub_group_to_group_id
+    return [(flat, groups[group_of[number]]["rule"])
+            for number, flat in enumerate(engine.optimizer.fp32_partitioned_groups_flat)]
 
 
 def _flat_groups(engine) -> list[torch.Tensor]:
@@ -108,43 +139,24 @@ def _flat_groups(engine) -> list[torch.Tensor]:
                 else wrapper.single_partition_of_fp32_groups)
 
 
-def _create_moments(engine, stage: int) -> None:
-    """Before the first update the optimizer has no state yet: create AdamW's, as its own first update would."""
-    inner = _inner(engine)
-    for flat in _flats(engine, stage):
-        if not inner.state[flat]:
-            inner.state[flat]["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
-            for key in MOMENTS:
-                inner.state[flat][key] = torch.zeros_like(flat, memory_format=torch.preserve_format)
+def _whole(engine, name: str, parameter: torch.nn.Parameter) -> Place:
+    return Place(name, parameter, 0, 0, parameter.numel())
 
 
-def _whole(engine, name: str, parameter: torch.nn.Parameter) -> Iterator[Fragment]:
-    state = _inner(engine).state[parameter]
-    yield Fragment(name, 0, parameter.data.view(-1), {key: state[key].view(-1) for key in MOMENTS})
-
-
-def _of_flat_groups(engine, name: str, parameter: torch.nn.Parameter) -> Iterator[Fragment]:
+def _in_flat_groups(engine, name: str, parameter: torch.nn.Parameter) -> Place | None:
     mapping = parameter._hp_mapping
-    if mapping is not None:
-        flat = _flat_groups(engine)[mapping.param_group_index]
-        state, address = _inner(engine).state[flat], mapping.hp_fragment_address
-        yield Fragment(name, mapping.lp_fragment_address.start, flat.data.narrow(0, address.start, address.numel),
-                       {key: state[key].narrow(0, address.start, address.numel) for key in MOMENTS})
+    if mapping is None:
+        return None
+    address = mapping.hp_fragment_address
+    return Place(name, _flat_groups(engine)[mapping.param_group_index], address.start,
+                 mapping.lp_fragment_address.start, address.numel)
 
 
-def _of_partitions(engine, name: str, parameter: torch.nn.Parameter) -> Iterator[Fragment]:
-    flat, offset, start, size = _partition(engine, parameter)
-    if size > 0:
-        state = _inner(engine).state[flat]
-        yield Fragment(name, start, flat.data.narrow(0, offset, size),
-                       {key: state[key].narrow(0, offset, size) for key in MOMENTS})
-
-
-def _partition(engine, parameter: torch.nn.Parameter) -> tuple[torch.Tensor, int, int, int]:
-    """Stage 3: (flat fp32 tensor, offset in it, start in the parameter, size without the padding at its end)."""
+def _in_partitions(engine, name: str, parameter: torch.nn.Parameter) -> Place:
+    """Stage 3; without the padding at the parameter's end."""
     group, offset, _ = engine.optimizer.grad_position[engine.optimizer.get_param_id(parameter)]
-    start, size = partition_range(parameter, engine.global_rank)
-    return engine.optimizer.fp32_partitioned_groups_flat[group], offset, start, size
+    return Place(name, engine.optimizer.fp32_partitioned_groups_flat[group], offset,
+                 *partition_range(parameter, engine.global_rank))
 
 
 def partition_range(parameter: torch.nn.Parameter, rank: int) -> tuple[int, int]:

@@ -1,28 +1,71 @@
-"""AdamW over a model's parameters: decay on matrices only, and at ZeRO stage 0 a guard that DeepSpeed lacks."""
+"""The optimizer over a model's parameters: its groups, and at ZeRO stage 0 a guard that DeepSpeed lacks."""
 
 from __future__ import annotations
 
-from typing import Callable
+import math
+import re
+from typing import Any, Iterable
 
 import torch
 
 from dstrain.config.schema import Optim
+from dstrain.runtime.muon import Muon
 
 
-def build_optimizer(module: torch.nn.Module, no_decay: Callable[[str], bool], optim: Optim,
-                    guarded: bool) -> torch.optim.AdamW:
-    """AdamW in two groups, with and without weight decay; `guarded` where DeepSpeed itself neither clips nor skips."""
-    decayed, spared = [], []
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            (spared if no_decay(name) else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
-    settings = {"lr": optim.lr, "betas": tuple(optim.betas), "eps": optim.eps, "fused": True}
+def build_optimizer(model: Any, named: Iterable[tuple[str, torch.nn.Parameter]], optim: Optim,
+                    guarded: bool) -> torch.optim.Optimizer:
+    """AdamW, or Muon and AdamW, over parameters under the model's own names; `guarded` where DeepSpeed itself neither
+    clips nor skips."""
+    groups = _groups(model, named, optim)
+    # Fused: one pass over weights, gradients and moments. torch refuses devices that cannot; nothing falls back.
+    settings: dict[str, Any] = {"betas": tuple(optim.betas), "eps": optim.eps, "fused": True}
+    if optim.name == "muon":
+        return GuardedMuon(groups, clip=optim.clip, **settings) if guarded else Muon(groups, **settings)
     return GuardedAdamW(groups, clip=optim.clip, **settings) if guarded else torch.optim.AdamW(groups, **settings)
 
 
-class GuardedAdamW(torch.optim.AdamW):
+def _groups(model: Any, named: Iterable[tuple[str, torch.nn.Parameter]], optim: Optim) -> list[dict]:
+    """AdamW's with and without weight decay, then Muon's; "peak_lr" is what the schedule takes its share of."""
+    hidden = hidden_matrices(model, optim)
+    adamw = {"rule": "adamw", "lr": optim.lr, "peak_lr": optim.lr}
+    muon_lr = optim.lr if optim.muon_lr is None else optim.muon_lr
+    groups = [{**adamw, "weight_decay": optim.weight_decay}, {**adamw, "weight_decay": 0.0},
+              {"rule": "muon", "lr": muon_lr, "peak_lr": muon_lr, "weight_decay": optim.weight_decay,
+               "momentum": optim.muon_momentum}]
+    for group in groups:
+        group.update(params=[], names=[])
+    for name, parameter in named:
+        if parameter.requires_grad:
+            group = groups[2 if name in hidden else 1 if model.no_decay(name) else 0]
+            group["params"].append(parameter)
+            group["names"].append(name)
+    missing = hidden.keys() - set(groups[2]["names"])
+    if missing:
+        raise ValueError(f"the model's hidden_matrices() names {', '.join(sorted(missing))}, but it has no such "
+                         "parameters; correct the names")
+    return [group for group in groups if group["params"]]
+
+
+def hidden_matrices(model: Any, optim: Optim) -> dict[str, int]:
+    """Muon's parameters by name, and how many matrices each is made of; none for AdamW."""
+    return model.hidden_matrices() if optim.name == "muon" else {}
+
+
+def summary(model: Any, optim: Optim, shapes: dict[str, tuple[int, ...]]) -> str:
+    """Which rule updates what, for the first screen of a run: of Muon's parameters the names, with * for numbers."""
+    hidden = hidden_matrices(model, optim)
+    adamw = f"AdamW, lr {optim.lr:g}, weight decay {optim.weight_decay:g}"
+    if not hidden:
+        return adamw
+    inside = sum(math.prod(shapes[name]) for name in hidden)
+    others = sum(map(math.prod, shapes.values())) - inside
+    names = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) + (f" (as {count})" if count > 1 else "")
+                          for name, count in hidden.items())
+    return (f"Muon, lr {optim.lr if optim.muon_lr is None else optim.muon_lr:g}, for {sum(hidden.values())} matrices "
+            f"of {inside:,} parameters: {', '.join(names)}; {adamw}, for the other {others:,}")
+
+
+class Guarded:
     """Clips by the global norm, and leaves everything as it was when the norm is NaN or Inf.
 
     DeepSpeed's stages 1 to 3 do this themselves; its stage 0 would apply the NaN. The gradients are the same on all
@@ -44,3 +87,11 @@ class GuardedAdamW(torch.optim.AdamW):
         if self.clip > 0:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, self.grad_norm)
         return super().step(closure)
+
+
+class GuardedAdamW(Guarded, torch.optim.AdamW):
+    """AdamW at stage 0."""
+
+
+class GuardedMuon(Guarded, Muon):
+    """Muon with AdamW at stage 0."""
