@@ -93,20 +93,24 @@ class _Fed:
 
 
 def _train(texts: list[bytes], most: int, fed: _Fed) -> list[bytes]:
+    learned = _learner(texts, most, fed).get_vocab()
+    byte_of = {letter: value for value, letter in enumerate(_letters_of_bytes())}
+    tokens = [bytes(byte_of[letter] for letter in token) for token in sorted(learned, key=learned.__getitem__)]
+    return [bytes([value]) for value in range(256)] + [token for token in tokens if len(token) > 1]
+
+
+def _learner(texts: list[bytes], most: int, fed: _Fed) -> Any:
+    """The library's own tokenizer, with what it has learned."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(PATTERN), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    letters = _letters_of_bytes()
     trainer = trainers.BpeTrainer(vocab_size=most, min_frequency=_FEWEST_TIMES, show_progress=False,
-                                  initial_alphabet=letters)
+                                  initial_alphabet=_letters_of_bytes())
     learner.train_from_iterator(_pieces(texts, fed), trainer)
-    byte_of = {letter: value for value, letter in enumerate(letters)}
-    by_id = sorted(learner.get_vocab().items(), key=lambda item: item[1])
-    learned = [bytes(byte_of[letter] for letter in token) for token, _ in by_id]
-    return [bytes([value]) for value in range(256)] + [token for token in learned if len(token) > 1]
+    return learner
 
 
 def _pieces(texts: list[bytes], fed: _Fed) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Tokenizers: ids, bytes, saved folders, and what is said when there is no network."""
 
+import base64
 import json
 import time
 
@@ -80,9 +81,68 @@ def test_ids_outside_the_vocabulary_are_an_error_and_ids_that_stand_for_nothing_
     assert named("cl100k_base", monkeypatch).decode([100256]) == "\N{REPLACEMENT CHARACTER}"  # a hole in the vocabulary
 
 
-def test_an_unknown_name_is_told_the_nearest_known_one():
-    with pytest.raises(UserError, match="'gtp2' is unknown; did you mean 'gpt2'"):
-        load_tokenizer("gtp2")
+def test_endless_white_space_comes_back(tokenizer):
+    """tiktoken alone ends in an error there: `Max stack size exceeded for backtracking`."""
+    text = "x" + " " * 1_000_000 + "y" + "\t" * 400_000 + "\n\n"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("wrong, near", [("gtp2", "gpt2"), ("byte", "bytes"), ("cl100k", "cl100k_base"),
+                                         ("bpe", "bpe:8192"), ("BPE:512", "bpe:8192"), ("saved", "./saved")])
+def test_an_unknown_name_is_told_the_nearest_known_one(wrong, near, tmp_path, monkeypatch):
+    (tmp_path / "saved").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"{wrong!r} is unknown; did you mean {near!r}"):
+        load_tokenizer(wrong)
+
+
+def test_a_folder_is_a_name_and_what_is_saved_from_it_stands_on_its_own(tmp_path, monkeypatch):
+    load_tokenizer("bytes").save(tmp_path / "runs/a/tokenizer")
+    name = f"{tmp_path}/runs/a/tokenizer"
+    assert load_tokenizer(name).name == "bytes"
+    monkeypatch.chdir(tmp_path)
+    load_tokenizer("runs/a/tokenizer").save(tmp_path / "kept")
+    (tmp_path / "runs/a").rename(tmp_path / "runs/b")
+    assert load_tokenizer("runs/a/tokenizer", tmp_path / "kept").name == "bytes"   # of a checkpoint, its source gone
+    with pytest.raises(UserError, match="runs/a/tokenizer: holds no complete tokenizer"):
+        load_tokenizer("runs/a/tokenizer")
+    with pytest.raises(UserError, match=r"did you mean runs/b/tokenizer\?"):
+        load_tokenizer("runs/b")
+
+
+def test_a_learned_one_without_its_folder_says_where_it_comes_from():
+    with pytest.raises(UserError, match=r"bpe:512 is learned from data.train by `dstrain train` or `dstrain prepare`"):
+        load_tokenizer("bpe:512")
+
+
+def whole_description() -> tuple[dict, list[bytes]]:
+    """A vocabulary of the 256 bytes, one merge and end-of-text."""
+    lines = [base64.b64encode(token) + b" %d" % rank
+             for rank, token in enumerate([*(bytes([value]) for value in range(256)), b"ab"])]
+    return {"name": "bpe:258", "kind": "tiktoken", "vocab_size": 258, "pattern": r"\S+|\s+",
+            "specials": {"<|endoftext|>": 257}}, lines
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda description, lines: None, None),
+    (lambda description, lines: lines.pop(65), "1 of the 256 bytes are no token, such as 65"),
+    (lambda description, lines: lines.append(base64.b64encode(b"abc") + b" 256"), "two tokens have the same id"),
+    (lambda description, lines: lines.append(base64.b64encode(b"abc") + b" 257"), "two tokens have the same id"),
+    (lambda description, lines: lines.append(b"YQ"), "ValueError"),
+    (lambda description, lines: description.update(vocab_size=300), "258 ids, not 300"),
+    (lambda description, lines: description.update(kind="words"), "of the kind 'words'"),
+    (lambda description, lines: description.pop("pattern"), "KeyError: 'pattern'"),
+])
+def test_a_saved_vocabulary_is_checked(spoil, message, tmp_path):
+    description, lines = whole_description()
+    spoil(description, lines)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description))
+    (tmp_path / "tokenizer.tiktoken").write_bytes(b"\n".join(lines) + b"\n")
+    if message is None:
+        assert load_tokenizer("bpe:258", tmp_path).encode("abba").tolist() == [256, 98, 97]
+        return
+    with pytest.raises(UserError, match=message):
+        load_tokenizer("bpe:258", tmp_path)
 
 
 def test_without_network_and_files_it_says_which_file_goes_where(monkeypatch, tmp_path):
