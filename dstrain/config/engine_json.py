@@ -14,6 +14,7 @@ from dstrain.config.ds_files import DsFile, read_ds_config
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
 from dstrain.config.join import refuse_contradictions
+from dstrain.config.offload import check_offload
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import Shape, shape_of
 
@@ -90,11 +91,11 @@ def engine_json(recipe: Recipe, world: int, device: str, ds_config: str | None =
         "gradient_accumulation_steps": shape.accumulation,
         # At stage 0 DeepSpeed applies a NaN without a word, so dstrain's own optimizer guards and clips there.
         "gradient_clipping": recipe.optim.clip if stage else 0.0,
-        "zero_optimization": _zero(ds_file, stage, device),
+        "zero_optimization": _zero(ds_file, stage),
         "bf16": {"enabled": precision == "bf16", **(_filled(ds_file, "bf16", BF16) if precision == "bf16" else {})},
         "fp16": {"enabled": precision == "fp16", **(_filled(ds_file, "fp16", FP16) if precision == "fp16" else {})},
         "torch_autocast": _autocast(ds_file, precision),
-        "communication_data_type": _communication(ds_file, precision),
+        "communication_data_type": _communication(ds_file),
         "data_types": _data_types(ds_file),
         "timers": _filled(ds_file, "timers", {"throughput": {"enabled": False}}),
     }
@@ -192,9 +193,13 @@ def _autocast(ds_file: DsFile, precision: str) -> dict[str, Any]:
     return {**block, "enabled": True}
 
 
-def _communication(ds_file: DsFile, precision: str) -> str:
-    """In which precision gradients travel: the weights' own, as DeepSpeed's default has it, unless the file says."""
-    name = _filled(ds_file, "communication_data_type", precision if precision in HALVES else "fp32")
+def _communication(ds_file: DsFile) -> str:
+    """In which precision gradients travel from rank to rank: fp32, unless the file says otherwise.
+
+    DeepSpeed's default is the weights' own. In bf16 each rank then adds a rounding, and in fp16 the sum over ranks may
+    overflow where no rank's own gradient does: the curve would depend on the number of ranks.
+    """
+    name = _filled(ds_file, "communication_data_type", "fp32")
     if name not in ("fp32", *HALVES):
         raise UserError(f"{ds_file.place}: communication_data_type is {shown(name)}, but must be fp32, bf16 or fp16; "
                         f"write one of them")
@@ -209,7 +214,7 @@ def _data_types(ds_file: DsFile) -> dict[str, Any]:
     return block
 
 
-def _zero(ds_file: DsFile, stage: int, device: str) -> dict[str, Any]:
+def _zero(ds_file: DsFile, stage: int) -> dict[str, Any]:
     block = {f"stage3_{key}" if key in ZERO_STAGE3 else key: value
              for key, value in ds_file.keys["zero_optimization"].items()
              if key not in ZERO_REFUSED and value is not None}
@@ -218,27 +223,8 @@ def _zero(ds_file: DsFile, stage: int, device: str) -> dict[str, Any]:
     for key, value in block.items():
         if value == "auto" and key not in known:  # known, and of another stage: it has no effect at this one
             raise _no_auto(ds_file, f"zero_optimization.{key}")
-    _check_offload(ds_file, block, stage, device)
+    check_offload(ds_file.place, block, stage)
     return {**defaults, **{key: value for key, value in block.items() if value != "auto"}}
-
-
-def _check_offload(ds_file: DsFile, block: dict[str, Any], stage: int, device: str) -> None:
-    for key, lowest_stage in (("offload_optimizer", 1), ("offload_param", 3)):
-        offload = block.get(key) or {}
-        target = offload.get("device", "none")
-        name = f"{ds_file.place}: zero_optimization.{key}"
-        if target not in ("none", "cpu", "nvme"):
-            raise UserError(f"{name}.device is {shown(target)}, but must be none, cpu or nvme; write one of them")
-        if target != "none" and stage < lowest_stage:
-            raise UserError(f"{name} is set at stage {stage}, but takes effect only from stage {lowest_stage} on; "
-                            f"use stage {lowest_stage}, or remove it")
-        if target == "nvme" and stage != 3:
-            raise UserError(f"{name}.device is nvme at stage {stage}, but only stage 3 offloads to NVMe; "
-                            f"use stage 3, or cpu")
-        if target == "nvme" and not offload.get("nvme_path"):
-            raise UserError(f"{name}.device is nvme, but nvme_path is missing; add the folder of a local disk")
-        if offload.get("super_offload") and device == "cpu":
-            raise UserError(f"{name}.super_offload is on, but it does not run on a CPU; remove it")
 
 
 def _filled(ds_file: DsFile, key: str, defaults: Any) -> Any:

@@ -38,7 +38,8 @@ def one_rank():
 
 CASES = {
     **{name: name for name in ("zero0_fp32", "zero1_fp32", "zero1_bf16", "zero2_fp32", "zero2_bf16", "zero3_fp32",
-                               "zero3_bf16")},
+                               "zero3_bf16", "zero1_offload_bf16", "zero2_offload_bf16", "zero3_offload_bf16",
+                               "zero3_offload_param_bf16")},
     "autocast at stage 0": {"zero_optimization": {"stage": 0}, "torch_autocast": {"enabled": True}},
     "ZeRO++": {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 1, "zero_quantized_weights": False}},
     "bare stage 3 names": {"zero_optimization": {"stage": 3, "max_live_parameters": 1000, "sub_group_size": "auto"}},

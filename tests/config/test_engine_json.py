@@ -28,18 +28,22 @@ def refusal_of(tmp_path, settings, device="cuda") -> str:
 
 
 def test_the_ds_configs_are_all_there():
-    halves = [f"zero{stage}_{name}" for stage in (1, 2, 3) for name in ("bf16", "fp16", "fp32")]
-    assert NAMES == ["zero0_fp32", *halves]
+    plain = [f"zero{stage}_{name}" for stage in (1, 2, 3) for name in ("bf16", "fp16", "fp32")]
+    offload = ["zero1_offload_bf16", "zero2_offload_bf16", "zero2_offload_fp16", "zero3_offload_bf16",
+               "zero3_offload_param_bf16", "zero3_offload_param_fp16"]
+    assert NAMES == sorted(["zero0_fp32", *plain, *offload])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_ds_config_says_stage_and_precision_and_no_batch_number(tmp_path, name):
     settings = settings_of(tmp_path, name=name)
-    stage, precision = int(name[4]), name[6:]
+    stage, precision = int(name[4]), name.rpartition("_")[2]
     assert settings["zero_optimization"]["stage"] == stage
     assert {half: settings[half]["enabled"] for half in ("bf16", "fp16")} == {
         "bf16": precision == "bf16", "fp16": precision == "fp16"}
     own = json.loads((ds_configs_folder() / f"{name}.json").read_text())
+    assert ("offload_optimizer" in own["zero_optimization"]) == ("_offload_" in name)
+    assert ("offload_param" in own["zero_optimization"]) == ("_param_" in name)
     assert set(own) <= {"zero_optimization", "bf16", "fp16"}
     assert json.loads(json.dumps(settings)) == settings
 
@@ -56,9 +60,16 @@ def test_what_deepspeed_would_default_otherwise_is_written(tmp_path):
     assert settings["gradient_clipping"] == 0.0  # DeepSpeed's default is 1.0
     assert settings["timers"] == {"throughput": {"enabled": False}}
     assert settings["data_types"] == {"grad_accum_dtype": "fp32"}
-    assert settings["communication_data_type"] == "fp32"
     assert settings["wall_clock_breakdown"] is False and settings["zero_allow_untested_optimizer"] is True
     assert settings["steps_per_print"] > 10**15
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_travel_in_fp32_unless_the_file_says_otherwise(tmp_path, name):
+    assert settings_of(tmp_path, name=name)["communication_data_type"] == "fp32"
+    own = json.loads((ds_configs_folder() / f"{name}.json").read_text())
+    assert settings_of(tmp_path, {**own, "communication_data_type": "auto"})["communication_data_type"] == "fp32"
+    assert settings_of(tmp_path, {**own, "communication_data_type": "bf16"})["communication_data_type"] == "bf16"
 
 
 def test_at_stage_0_deepspeed_does_not_clip(tmp_path):
@@ -149,7 +160,17 @@ REFUSALS = {
                            ["stage 0", "use stage 1"]),
     "parameters at stage 2": ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}},
                               ["stage 2", "use stage 3"]),
-    "nvme without a path": ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}, ["nvme_path"]),
+    "nvme": ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/disk"}}},
+             ["offload_optimizer.device is nvme", "checkpoints", "write cpu"]),
+    "weights on nvme": ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/disk"}}},
+                        ["offload_param.device is nvme", "write cpu"]),
+    "super offload": ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu",
+                                                                               "super_offload": True}}},
+                      ["super_offload", "torch's"]),
+    "a part of the optimizer": ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu",
+                                                                                         "ratio": 0.5}}},
+                                ["offload_optimizer.ratio", "0.5"]),
+    "unknown device": ({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "disk"}}}, ["'disk'"]),
     "old offload": ({"zero_optimization": {"stage": 1, "cpu_offload": True}}, ["cpu_offload", "offload_optimizer"]),
     "zenflow": ({"zero_optimization": {"stage": 1, "zenflow": {"topk_ratio": 0.1}}}, ["zenflow", "loss"]),
 }
