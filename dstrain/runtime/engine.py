@@ -110,7 +110,7 @@ class Engine:
         set_optimizer_step(self.deepspeed, step)
 
     def loss_scale(self) -> dict | None:
-        """fp16's scale ("cur_scale") and the counters of a dynamic one; None in other precisions. Waits for no device."""
+        """fp16's scale ("cur_scale") and the counters of a dynamic one, with no wait; None in other precisions."""
         if self.dtype != torch.float16:
             return None
         scaler = self.deepspeed.optimizer.loss_scaler
