@@ -15,6 +15,7 @@ from pathlib import Path
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
 from dstrain.data.cutting import from_starts
+from dstrain.data.hub_shards import HubShards
 from dstrain.data.jsonlines import json_text
 from dstrain.data.shelf import Files
 from dstrain.data.text import Malformed, Raw, Text
@@ -31,7 +32,7 @@ class Corpus:
         self.name = f"{self.place} ({source.path or source.hub or source.embedded})"
         self._text_field = source.text_field
         self._starts = self._compile(source.starts)
-        self._shelf = Files(source, self.place, self._starts)
+        self._shelf = HubShards(source, self.place) if source.hub else Files(source, self.place, self._starts)
 
     @property
     def files(self) -> list[Path]:

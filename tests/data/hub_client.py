@@ -1,0 +1,126 @@
+"""A process that reads from a hub: HF_ENDPOINT, HF_HOME and the offline switches are read once, at import.
+
+As a program it answers one line of JSON with one line of JSON; `Client` is that program as seen from a test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class Client:
+    def __init__(self, url: str, home: Path, **environment: str):
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**inherited, "HF_ENDPOINT": url, "HF_HOME": str(home), **environment})
+
+    def __call__(self, do: str, **arguments: Any) -> Any:
+        """What the function of that name below returns; a UserError's text as {'error': ...}."""
+        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(20)
+
+
+def documents(source: dict, first: int = 0) -> list:
+    """[file, number, text or why not, where] of all."""
+    from dstrain.data.sources import Malformed
+
+    corpus, found = corpus_of(source), []
+    for file in range(corpus.file_count):
+        for number, raw in corpus.documents(file, first):
+            try:
+                text = corpus.text_of(raw).text
+            except Malformed as reason:
+                text = f"malformed: {reason}"
+            found.append([file, number, text, corpus.where(file, number)])
+    return found
+
+
+def fingerprint(source: dict) -> dict:
+    return corpus_of(source).fingerprint
+
+
+def text_bytes(source: dict) -> int | None:
+    return corpus_of(source).text_bytes()
+
+
+def commits(sources: list[dict], saved: list[dict] | None = None) -> list[str | None]:
+    """The revisions that the sources are pinned to, with a checkpoint's sources or without."""
+    from data_help import recipe_of
+
+    from dstrain.config.schema import Source
+    from dstrain.data.hub import pinned
+
+    before = None if saved is None else recipe_of(*(Source(**source) for source in saved))
+    recipe = pinned(recipe_of(*(Source(**source) for source in sources)), before)
+    return [source.revision for source in recipe.data.train]
+
+
+def steps(sources: list[dict], count: int, world: int = 1, place: dict | None = None) -> list[dict]:
+    from data_help import global_steps, recipe_of
+
+    from dstrain.config.schema import Source
+
+    recipe = recipe_of(*(Source(**source) for source in sources), rows=6, lanes=6, length=24, block_tokens=100)
+    return global_steps(recipe, count, world, place)
+
+
+def fetch(name: str, revision: str | None = None) -> str:
+    """What `hf download` does."""
+    import huggingface_hub
+
+    return huggingface_hub.snapshot_download(name, repo_type="dataset", revision=revision)
+
+
+def load_tables(name: str, config: str, revision: str) -> int:
+    """What people do beside dstrain: `datasets` keeps tables of it, and would take them for any revision later."""
+    import datasets
+
+    return len(datasets.load_dataset(name, config, split="train", revision=revision))
+
+
+def rush() -> None:
+    """Retries wait for nothing."""
+    import datasets
+    import huggingface_hub.utils._http as http
+
+    datasets.config.STREAMING_READ_RETRY_INTERVAL = datasets.config.STREAMING_OPEN_RETRY_INTERVAL = 0
+    http.time.sleep = lambda _: None
+
+
+def corpus_of(source: dict) -> Any:
+    from dstrain.config.schema import Source
+    from dstrain.data.sources import Corpus
+
+    return Corpus(Source(**source), 0, "train")
+
+
+def main() -> None:
+    from dstrain.config.errors import UserError
+    from dstrain.data import hub_shards
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no answer
+    for line in sys.stdin:
+        request = json.loads(line)
+        hub_shards._open.cache_clear()
+        try:
+            answer = globals()[request.pop("do")](**request)
+        except UserError as error:
+            answer = {"error": str(error)}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
