@@ -50,9 +50,9 @@ def check_sources(recipe: Recipe) -> None:
             (Corpus if folder is None else folder.corpus)(source, number, split)
 
 
-def as_prepared(recipe: Recipe) -> Recipe:
+def as_prepared(recipe: Recipe, folder: PreparedFolder | None = None) -> Recipe:
     """With the commit that each hub source had when it was prepared: no network is asked what its name means now."""
-    kept = PreparedFolder(recipe.data.prepared).sources
+    kept = (folder or PreparedFolder(recipe.data.prepared)).sources
 
     def of(split: str) -> tuple[Source, ...]:
         return tuple(source if source.hub is None or f"data.{split}.{number}" not in kept else
@@ -87,6 +87,9 @@ class PreparedFolder:
                             f"dstrain prepare RECIPE --out {self.path} again, which adds it")
         _check_source(str(self.path), json.dumps(self.sources[place]), source, number, split)
         return PreparedCorpus(self, place, number)
+
+    def corpora(self) -> list[PreparedCorpus]:
+        return [PreparedCorpus(self, place, int(place.rsplit(".", 1)[1])) for place in self.sources]
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         kept = self.tokenizer
@@ -159,7 +162,9 @@ def shard_path(folder: Path, number: int) -> Path:
 def description_of(source: Source, corpus: Corpus, commit: str | None) -> dict[str, Any]:
     """What prepared.json keeps of a source, and later ones are compared with. `source`: as the recipe has it."""
     text = {name: getattr(source, name) for name in _OF_THE_TEXT}
-    return {"source": text, "commit": commit, "file_count": corpus.file_count, "fingerprint": corpus.fingerprint}
+    description = {"source": text, "commit": commit, "file_count": corpus.file_count,
+                   "fingerprint": corpus.fingerprint}
+    return json.loads(json.dumps(description))
 
 
 _DIGESTS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()

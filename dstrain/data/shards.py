@@ -2,8 +2,7 @@
 
     tokens | ends, documents: uint64 | files, words: uint32 | description: JSON | SHA-256 of it | its length | MAGIC
 
-`documents` are numbers in their file, `ends` count tokens. It knows nothing of lanes, lengths or seeds. A shard is
-written under another name and renamed when it is whole and on the disk.
+`documents` are numbers in their file, `ends` count tokens. It knows nothing of lanes, lengths or seeds.
 """
 
 from __future__ import annotations
@@ -11,22 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 MAGIC = b"DSTRAIN1"
-UNFINISHED = ".unfinished"
 _TAIL_BYTES = 32 + 8 + len(MAGIC)
 _ALIGNED = 8
 _READ_BYTES = 1 << 22
 _NUMBERED_AT_ONCE = 8192
-_COLUMNS = (("ends", "<u8", "Q"), ("documents", "<u8", "Q"), ("files", "<u4", "I"), ("words", "<u4", "I"))
+COLUMNS = (("ends", "<u8"), ("documents", "<u8"), ("files", "<u4"), ("words", "<u4"))
+"""what the index has of each document"""
+INDEX_BYTES = sum(np.dtype(dtype).itemsize for _, dtype in COLUMNS)
 
 
 class DamagedShard(Exception):
@@ -78,13 +77,13 @@ class Shard:
         fields = json.loads(text)
         fields["malformed"] = {row: (where, reason) for row, where, reason in fields["malformed"]}
         shard = Shard(path=path, **fields | {name: tuple(fields[name]) for name in ("first", "next")})
-        if size != shard._index_start + 24 * shard.rows + length + _TAIL_BYTES:
+        if size != shard._index_start + INDEX_BYTES * shard.rows + length + _TAIL_BYTES:
             raise DamagedShard(f"it has {size} bytes, not those of its {shard.tokens} tokens and {shard.rows} documents")
         return shard
 
     def check(self) -> None:
         """Reads all of it and compares the hash."""
-        digest, left = hashlib.sha256(), self._index_start + 24 * self.rows
+        digest, left = hashlib.sha256(), self._index_start + INDEX_BYTES * self.rows
         with open(self.path, "rb") as file:
             while left:
                 piece = file.read(min(_READ_BYTES, left))
@@ -117,7 +116,7 @@ class Shard:
 
     @property
     def _index_start(self) -> int:
-        return _padded(self.tokens * np.dtype(self.dtype).itemsize)
+        return padded(self.tokens * np.dtype(self.dtype).itemsize)
 
     @cached_property
     def _bytes(self) -> np.ndarray:
@@ -130,78 +129,12 @@ class Shard:
     @cached_property
     def _index(self) -> dict[str, np.ndarray]:
         columns, start = {}, self._index_start
-        for name, dtype, _ in _COLUMNS:
+        for name, dtype in COLUMNS:
             end = start + self.rows * np.dtype(dtype).itemsize
             columns[name] = self._bytes[start:end].view(dtype)
             start = end
         return columns
 
 
-class ShardWriter:
-    """Writes one shard: tokens as they come, the index at the end."""
-
-    def __init__(self, path: Path, dtype: str, first: tuple[int, int]):
-        self.path, self.dtype, self.first = path, dtype, first
-        self.tokens = 0
-        self.malformed: list[tuple[int, str, str]] = []
-        self._unfinished = path.with_name(path.name + UNFINISHED)
-        self._file: BinaryIO = open(self._unfinished, "wb", buffering=1 << 20)
-        self._digest = hashlib.sha256()
-        self._columns = {name: array(code) for name, _, code in _COLUMNS}
-        self._sums = {"words": 0, "text_bytes": 0, "read_bytes": 0}
-
-    @property
-    def rows(self) -> int:
-        return len(self._columns["ends"])
-
-    def add(self, file: int, document: int, targets: np.ndarray, words: int, text_bytes: int, read_bytes: int) -> None:
-        self._write(targets.astype(self.dtype))
-        self.tokens += len(targets)
-        for name, value in (("ends", self.tokens), ("documents", document), ("files", file), ("words", words)):
-            self._columns[name].append(value)
-        for name, value in (("words", words), ("text_bytes", text_bytes), ("read_bytes", read_bytes)):
-            self._sums[name] += value
-
-    def add_malformed(self, file: int, document: int, where: str, reason: str, read_bytes: int) -> None:
-        self.malformed.append((self.rows, where, reason))
-        self.add(file, document, np.empty(0, np.int32), 0, 0, read_bytes)
-
-    def commit(self, after: tuple[int, int], last: bool) -> Shard:
-        """Publishes the shard: from here on it is whole, whatever happens."""
-        size = self.tokens * np.dtype(self.dtype).itemsize
-        self._write(np.zeros(_padded(size) - size, np.uint8))
-        for name, dtype, code in _COLUMNS:
-            self._write(np.frombuffer(self._columns[name], dtype=np.dtype(code)).astype(dtype))
-        description: dict[str, Any] = {
-            "dtype": self.dtype, "tokens": self.tokens, "rows": self.rows, "first": self.first, "next": after,
-            "last": last, "malformed": self.malformed, "sums": self._sums, "sha256": self._digest.hexdigest()}
-        text = json.dumps(description).encode()
-        self._file.write(text + hashlib.sha256(text).digest() + len(text).to_bytes(8, "little") + MAGIC)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        publish(self._unfinished, self.path)
-        return Shard.opened(self.path)
-
-    def abandon(self) -> None:
-        """Leaves nothing behind; after `commit` there is nothing to leave."""
-        self._file.close()
-        self._unfinished.unlink(missing_ok=True)
-
-    def _write(self, values: np.ndarray) -> None:
-        self._file.write(memoryview(values).cast("B") if len(values) else b"")
-        self._digest.update(values)
-
-
-def publish(unfinished: Path, path: Path) -> None:
-    """Gives a file that is whole and on the disk its name, and sees to it that the name is on the disk too."""
-    os.replace(unfinished, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
     return -(-size // _ALIGNED) * _ALIGNED
