@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import PurePath
 
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
-from dstrain.config.schema import Optim, Recipe, Source
+from dstrain.config.schema import Optim, Recipe
+from dstrain.config.source_rules import check_source
 
 SIZES = ("width", "heads", "layers", "ff")
-TEXT_ENDINGS = (".txt", ".txt.gz")
-JSON_LINES_ENDINGS = (".jsonl", ".jsonl.gz")
 FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 LM_TERMS = 1
 
@@ -59,60 +57,11 @@ def _check_data(recipe: Recipe, place_of: PlaceOf) -> None:
     for split in ("train", "valid"):
         for i, source in enumerate(getattr(recipe.data, split)):
             name = f"data.{split}.{i}"
-            _check_source(source, name, lambda key: place_of(f"{name}.{key}"))
+            check_source(source, name, lambda key: place_of(f"{name}.{key}"))
     lanes, rows = recipe.data.lanes, recipe.batch.rows
     if lanes is not None and rows % lanes:
         raise UserError(f"{place_of('data.lanes')}: data.lanes is {lanes}, which does not divide batch.rows {rows}; "
                         f"choose one of {_divisors(rows)}, or leave it out")
-
-
-def _check_source(source: Source, name: str, place_of: PlaceOf) -> None:
-    if source.path is None and source.embedded is None:
-        raise UserError(f"{place_of('path')}: {name} has neither path nor embedded; set one of them")
-    if source.path is not None and source.embedded is not None:
-        raise UserError(f"{place_of('path')}: {name} has both path {shown(source.path)} and embedded "
-                        f"{shown(source.embedded)}; keep one of them (the other: null)")
-    kind = _kind(source)
-    if kind is None:
-        raise UserError(f"{place_of('path')}: {name}.path is {shown(source.path)}, which ends in none of "
-                        f"{', '.join(TEXT_ENDINGS + JSON_LINES_ENDINGS)}; convert or rename the file")
-    if source.part != "all" and kind != "embedded":
-        raise UserError(f"{place_of('part')}: {name}.part is {shown(source.part)}, but only an embedded corpus has "
-                        f"parts; remove it, and give the files of each part as a path of their own")
-    if source.starts is not None:
-        _check_starts(source, kind, name, place_of("starts"))
-    if source.documents != "file" and kind not in ("txt", "any"):
-        raise UserError(f"{place_of('documents')}: {name}.documents is {shown(source.documents)}, but only a .txt file "
-                        f"is cut into documents; remove it")
-    if source.text_field != "text" and kind not in ("jsonl", "any"):
-        raise UserError(f"{place_of('text_field')}: {name}.text_field is {shown(source.text_field)}, but only a .jsonl "
-                        f"file has fields; remove it")
-
-
-def _check_starts(source: Source, kind: str, name: str, place: str) -> None:
-    if kind not in ("txt", "any"):
-        raise UserError(f"{place}: {name}.starts is {shown(source.starts)}, but only a .txt file is cut into documents "
-                        f"by it; remove it")
-    if source.documents != "file":
-        raise UserError(f"{place}: {name} has both starts {shown(source.starts)} and documents "
-                        f"{shown(source.documents)}; keep one of them")
-    try:
-        re.compile(source.starts)
-    except re.error as error:
-        raise UserError(f"{place}: {name}.starts is {shown(source.starts)}, which is not a regular expression: "
-                        f"{error}; correct it, for example '^ = [^=]'") from error
-
-
-def _kind(source: Source) -> str | None:
-    """embedded, txt, jsonl; `any` for a pattern that leaves the ending open; None for an ending that nobody reads."""
-    if source.embedded is not None:
-        return "embedded"
-    if source.path.endswith(TEXT_ENDINGS):
-        return "txt"
-    if source.path.endswith(JSON_LINES_ENDINGS):
-        return "jsonl"
-    ending = "".join(PurePath(source.path).suffixes[-2:]) or PurePath(source.path).name
-    return "any" if any(sign in ending for sign in "*?[") else None
 
 
 def _check_objective(recipe: Recipe, place_of: PlaceOf) -> None:

@@ -36,8 +36,8 @@ def commit_of(name: str, revision: str | None, place: str) -> str:
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
     if name.count("/") != 1:
-        raise UserError(f"{place}.hub: {name!r} is neither a folder (looked in {os.getcwd()}) nor the name of a dataset "
-                        f"on the hub, which is NAMESPACE/NAME, such as Salesforce/wikitext")
+        raise UserError(f"{place}.hub: {name!r} is neither a folder (looked in {os.getcwd()}) nor the name of a "
+                        f"dataset on the hub, which is NAMESPACE/NAME, such as Salesforce/wikitext")
     if is_offline():
         return os.path.basename(cached_folder(name, revision, place))
     from huggingface_hub import HfApi
@@ -106,8 +106,8 @@ def asking(name: str, revision: str | None, place: str) -> Iterator[None]:
 
 
 def unreachable(name: str, place: str, reason: str) -> str:
-    return (f"{place}.hub: {name}: the hub cannot be reached or does not answer ({reason}); start again when it does: a "
-            f"run goes on from its last checkpoint. Or set HF_HUB_OFFLINE=1 to read from the cache on this machine")
+    return (f"{place}.hub: {name}: the hub cannot be reached or does not answer ({reason}); start again when it does: "
+            f"a run goes on from its last checkpoint. Or set HF_HUB_OFFLINE=1 to read from the cache on this machine")
 
 
 def one_line(error: BaseException) -> str:

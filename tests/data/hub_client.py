@@ -27,7 +27,9 @@ class Client:
         return json.loads(self._process.stdout.readline())
 
     def close(self) -> None:
-        self._process.stdin.close()
+        self._process.stdin.close()  # it ends by itself
+
+    def wait(self) -> None:
         self._process.wait(20)
 
 
@@ -56,23 +58,16 @@ def text_bytes(source: dict) -> int | None:
 
 def commits(sources: list[dict], saved: list[dict] | None = None) -> list[str | None]:
     """The revisions that the sources are pinned to, with a checkpoint's sources or without."""
-    from data_help import recipe_of
-
-    from dstrain.config.schema import Source
     from dstrain.data.hub import pinned
 
-    before = None if saved is None else recipe_of(*(Source(**source) for source in saved))
-    recipe = pinned(recipe_of(*(Source(**source) for source in sources)), before)
+    recipe = pinned(recipe_of(sources), None if saved is None else recipe_of(saved))
     return [source.revision for source in recipe.data.train]
 
 
 def steps(sources: list[dict], count: int, world: int = 1, place: dict | None = None) -> list[dict]:
-    from data_help import global_steps, recipe_of
+    from data_help import global_steps
 
-    from dstrain.config.schema import Source
-
-    recipe = recipe_of(*(Source(**source) for source in sources), rows=6, lanes=6, length=24, block_tokens=100)
-    return global_steps(recipe, count, world, place)
+    return global_steps(recipe_of(sources), count, world, place)
 
 
 def fetch(name: str, revision: str | None = None) -> str:
@@ -105,7 +100,18 @@ def corpus_of(source: dict) -> Any:
     return Corpus(Source(**source), 0, "train")
 
 
+def recipe_of(sources: list[dict]) -> Any:
+    """Without data_help, which imports torch."""
+    from dstrain.config.schema import Batch, Data, LmModel, Recipe, Run, Source
+
+    data = Data(train=tuple(Source(**source) for source in sources), lanes=6, block_tokens=100)
+    return Recipe(family="lm", model=LmModel(preset="tiny"), tokenizer="bytes", data=data,
+                  batch=Batch(rows=6, micro_rows=6, length=24), run=Run(name="t", steps=1))
+
+
 def main() -> None:
+    import datasets  # noqa: F401  all clients at the same time
+
     from dstrain.config.errors import UserError
     from dstrain.data import hub_shards
 

@@ -94,7 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
         if repo is None:
             return self._error(401, "RepoNotFound")
         if what == "refs":
-            branches = [{"name": ref, "ref": f"refs/heads/{ref}", "targetCommit": sha} for ref, sha in repo.refs.items()]
+            branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha}
+                        for name, sha in repo.refs.items()]
             return self._json({"branches": branches, "tags": [], "converts": []})
         revision, _, folder = rest.partition("/")
         sha = repo.refs.get(revision, revision)

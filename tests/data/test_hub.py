@@ -5,6 +5,7 @@ Against a stub of the hub on this machine, by processes that were started with i
 
 import io
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,6 +62,8 @@ def clients(hub, tmp_path_factory):
     yield found
     for client in found.values():
         client.close()
+    for client in found.values():
+        client.wait()
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def offline(clients):
 @pytest.fixture
 def old(hub):
     """The first commit of a fresh some/data."""
-    hub.repos.clear()
+    hub.repos.pop("some/data", None)
     return hub.repo("some/data").commit(tree("old"))
 
 
@@ -193,8 +196,6 @@ def test_a_folder_that_datasets_can_load_is_read_like_the_hub(online, hub, old, 
     ({**BIG, "text_field": "id"}, "column 'id' holds int64, not text"),
 ])
 def test_what_the_hub_does_not_have_is_said_with_what_it_has(online, old, source, said):
-    import re
-
     answer = online("documents", source=source)
     assert re.search(said, answer["error"]), answer["error"]
 
@@ -238,16 +239,23 @@ def test_when_the_hub_is_down_no_other_revision_is_read_in_its_place(online, off
     assert "is not whole in the cache" in offline("documents", source={**BIG, "revision": new})["error"]
 
 
-@pytest.mark.parametrize("world", [1, 2])
-def test_a_feed_over_a_hub_source_stopped_and_resumed_twice_gives_the_rows_of_one_that_never_stopped(
-        online, hub, old, world):
+@pytest.fixture(scope="module")
+def whole(hub, online):
+    """Steps that nobody interrupted, over two sources, of which one comes to its second epoch."""
+    hub.repo("some/kept").commit(tree("kept"))
     hub.repo("some/lines").commit({"train.jsonl": b"".join(b'{"text": "line %d"}\n' % n for n in range(40))})
-    sources = [{**BIG, "revision": old}, {"hub": "some/lines", "weight": 0.3}]
-    whole = online("steps", sources=sources, count=14)
-    assert max(lane[0]["epoch"] for lane in whole[-1]["place"]["lanes"].values()) >= 1
-    for first_stop, second_stop in ((1, 2), (5, 12)):
-        parts, place = [], None
-        for begin, end in ((0, first_stop), (first_stop, second_stop), (second_stop, 14)):
-            parts += online("steps", sources=sources, count=end - begin, world=world, place=place)
-            place = json.loads(json.dumps(parts[-1]["place"]))
-        assert parts == whole
+    sources = [{**BIG, "hub": "some/kept"}, {"hub": "some/lines", "weight": 0.3}]
+    steps = online("steps", sources=sources, count=14)
+    assert max(lane[0]["epoch"] for lane in steps[-1]["place"]["lanes"].values()) >= 1
+    return sources, steps
+
+
+@pytest.mark.parametrize("world, first_stop, second_stop", [(1, 5, 12), (2, 1, 2), (2, 4, 11)])
+def test_a_feed_over_hub_sources_stopped_and_resumed_twice_gives_the_rows_of_one_that_never_stopped(
+        online, whole, world, first_stop, second_stop):
+    sources, expected = whole
+    parts, place = [], None
+    for begin, end in ((0, first_stop), (first_stop, second_stop), (second_stop, 14)):
+        parts += online("steps", sources=sources, count=end - begin, world=world, place=place)
+        place = json.loads(json.dumps(parts[-1]["place"]))
+    assert parts == expected

@@ -189,7 +189,8 @@ def test_zst_and_parquet_files_tell_how_much_text_they_hold_where_they_know(tmp_
         assert text_bytes_in(path, "text") == size
     rows = [f"{n} " * 100 for n in range(1000, 2000)]
     parquet(tmp_path / "a.parquet", rows, rows_per_group=100, use_dictionary=False)
-    assert text_bytes_in(tmp_path / "a.parquet", "text") == pytest.approx(504 * 1000, rel=0.03)   # 4 bytes a row beside it
+    # beside each row's 500 bytes its length stands in 4
+    assert text_bytes_in(tmp_path / "a.parquet", "text") == pytest.approx(504 * 1000, rel=0.03)
 
 
 def rows_of(texts, path):
