@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
@@ -35,10 +34,6 @@ class Corpus:
         self._shelf = HubShards(source, self.place) if source.hub else Files(source, self.place, self._starts)
 
     @property
-    def files(self) -> list[Path]:
-        return self._shelf.files
-
-    @property
     def file_count(self) -> int:
         return self._shelf.file_count
 
@@ -52,10 +47,14 @@ class Corpus:
 
         Documents below `first` are left out where that is cheap, and come all the same where it is not.
         """
-        if self._starts is None or not self._shelf.has_rows(file_number):
+        if self._starts is None or not self.has_rows(file_number):
             return self._shelf.numbered(file_number, first)
         lines = ((number, self._line(raw)) for number, raw in self._shelf.numbered(file_number, 0))
         return from_starts(lines, self._starts, lambda number: self.where(file_number, number))
+
+    def has_rows(self, file_number: int) -> bool:
+        """Whether its documents stand in rows: lines of .jsonl, or rows of columns; else they are cut from a text."""
+        return self._shelf.has_rows(file_number)
 
     def text_of(self, raw: Raw) -> Text:
         """The document; raises `Malformed` when there is none."""

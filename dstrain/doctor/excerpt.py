@@ -18,10 +18,11 @@ def excerpt(source: Source, folder: Path, documents: int = 32, first_characters:
     corpus = Corpus(source, 0, "excerpt")
     texts = [text[:characters if number else first_characters]
              for number, text in enumerate(islice(_texts(corpus, first_characters), documents))]
-    if ".jsonl" in corpus.files[0].suffixes:
+    if corpus.has_rows(0):
         lines = [json.dumps({source.text_field: text}) + "\n" for text in texts]
         _write(folder / "text.jsonl", "".join(lines))
-        return replace(source, path=str(folder / "text.jsonl"), weight=1.0, documents="file", starts=None)
+        return replace(source, path=str(folder / "text.jsonl"), weight=1.0, documents="file", starts=None, hub=None,
+                       config=None, split="train", revision=None)
     if source.starts is not None or source.documents != "file":
         between = "\n\n" if source.documents == "paragraphs" else "\n"
         _write(folder / "text.txt", "".join(text.removesuffix("\n") + between for text in texts))
@@ -33,7 +34,7 @@ def excerpt(source: Source, folder: Path, documents: int = 32, first_characters:
 
 def _texts(corpus: Corpus, most_characters: int) -> Iterator[str]:
     """Documents with text in them; of one that comes in pieces no more than the beginning is read."""
-    for file in range(len(corpus.files)):
+    for file in range(corpus.file_count):
         held = ""
         for _, raw in corpus.documents(file):
             try:

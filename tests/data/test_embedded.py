@@ -1,11 +1,12 @@
 """The corpus that every machine has."""
 
 from dstrain.config.schema import Source
+from dstrain.data.embedded import embedded_files
 from dstrain.data.sources import Corpus
 
 
 def files(part):
-    return Corpus(Source(embedded="python-stdlib", part=part), 0, "train").files
+    return embedded_files("python-stdlib", part)
 
 
 def test_valid_is_every_50th_file_and_train_the_others():
@@ -24,6 +25,6 @@ def test_it_is_the_library_and_not_what_was_installed_beside_it():
 
 def test_every_file_can_be_read_and_is_one_document():
     corpus = Corpus(Source(embedded="python-stdlib", part="valid"), 0, "valid")
-    for file in range(len(corpus.files)):
+    for file in range(corpus.file_count):
         pieces = [raw for _, raw in corpus.documents(file)]
         assert [piece.ends for piece in pieces[-1:]] in ([], [True]) and not any(piece.ends for piece in pieces[:-1])

@@ -165,7 +165,8 @@ def test_a_pattern_with_two_double_stars_names_each_file_once(tmp_path):
     for place in ("a.txt", "x/b.txt", "x/y/c.txt"):
         (tmp_path / place).write_text("text")
     corpus = Corpus(Source(path=str(tmp_path / "**" / "**" / "*.txt")), 0, "train")
-    assert [path.name for path in corpus.files] == ["a.txt", "b.txt", "c.txt"]
+    assert [corpus.where(file, 0).rpartition("/")[2] for file in range(corpus.file_count)] == [
+        "a.txt, document 1", "b.txt, document 1", "c.txt, document 1"]
 
 
 def test_a_file_that_vanished_after_it_was_listed_is_named_by_the_fingerprint_too(tmp_path):

@@ -111,7 +111,7 @@ def _lane_sizes(source: Source, tokenizer: Any, lanes: int) -> list[int]:
 
 def _documents(source: Source, tokenizer: Any) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
     corpus = Corpus(source, 0, "excerpt")
-    for file in range(len(corpus.files)):
+    for file in range(corpus.file_count):
         for number, raw in corpus.documents(file):
             text = corpus.text_of(raw)
             tokens = tokenizer.encode(text.text)
