@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import socket
 import sys
@@ -78,20 +77,6 @@ def freeze(folder: RunFolder, recipe: Recipe, config: dict, ranks: Ranks) -> Non
         "command": sys.argv})
 
 
-def gauges(batch: Any, tokens_per_s: float, flops_a_target: float, peak: float | None,
-           ranks: Ranks) -> dict[str, float]:
-    """What TensorBoard shows beside the loss: padding, memory and bad lines of this rank, and how well
-    the devices are used."""
-    stats = batch.stats
-    shown = {"data/pad_share": 1 - stats["scored"] / max(1, stats["positions"]), "data/bad_lines": stats["bad_lines"],
-             "mem/resident_gib": _resident_bytes() / 2**30}
-    if ranks.device.type == "cuda":
-        shown["mem/device_peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-    if peak is not None:
-        shown["perf/mfu"] = tokens_per_s * flops_a_target / (peak * ranks.world)
-    return shown
-
-
 def _epochs(recipe: Recipe, family: Family, tokens: int, bytes_a_target: float) -> str:
     text_bytes = family.text_bytes(recipe)
     if not text_bytes or not bytes_a_target:
@@ -103,8 +88,3 @@ def _bytes_a_target(first: Any, tokenizer: Any) -> float:
     """UTF-8 bytes that a target of the first step stands for, on average."""
     targets = torch.cat([batch.labels_BT[batch.labels_BT >= 0] for batch in first.micro_batches])
     return float(torch.as_tensor(tokenizer.token_bytes())[targets].double().mean()) if len(targets) else 0.0
-
-
-def _resident_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

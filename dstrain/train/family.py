@@ -44,7 +44,7 @@ class Family:
     """(model, name, shape, seed) -> the weight that a fresh run starts from"""
     train_feed: Callable[..., Any]
     """(recipe, tokenizer, rank, world, place, pin=...) -> an iterator of steps
-    with .number .micro_batches .place .rows_hash"""
+    (a dataclass) with .number .micro_batches .place .rows_hash .stats .wait_s"""
     merge_places: Callable[[list[dict]], dict]
     """all ranks' places -> the place that a checkpoint carries"""
     valid_batches: Callable[..., Iterator[Batch]]

@@ -20,6 +20,8 @@ class Meter:
         self.objective, self.ranks, self.tokens = objective, ranks, tokens
         self._waiting: list[tuple[int, StepResult, float]] = []
         self._since = time.perf_counter()
+        self.window_s = 0.0
+        """training time of the steps of the newest flush"""
 
     def add(self, step: int, result: StepResult, data_wait_s: float) -> None:
         self._waiting.append((step, result, data_wait_s))
@@ -37,7 +39,8 @@ class Meter:
         totals = torch.stack([result.totals for _, result, _ in self._waiting]).cpu()
         now = time.perf_counter()
         scored = int(totals[:, 0].sum())
-        tokens_per_s = scored / max(1e-9, now - self._since)
+        self.window_s = max(1e-9, now - self._since)
+        tokens_per_s = scored / self.window_s
 
         records, ledger = [], []
         for (step, result, data_wait_s), step_nll, step_totals in zip(self._waiting, nll, totals):
@@ -45,13 +48,19 @@ class Meter:
             self.tokens += int(counts[0])
             loss = float(loss_law(step_nll, counts, self.objective.weights))
             by_term = {term: float(s) / max(1, int(n)) for term, s, n in zip(self.objective.terms, step_nll, counts)}
-            records.append({"step": step, "loss": loss, "terms": by_term, "lr": result.lr,
+            records.append({"step": step, "loss": loss, "terms": by_term, "lr": result.lrs["adamw"],
                             "grad_norm": _number(result.grad_norm), "tokens": self.tokens,
                             "tokens_per_s": round(tokens_per_s, 1), "data_wait": round(data_wait_s, 6),
-                            "skipped": not result.applied})
+                            "skipped": not result.applied, **_where_they_apply(result)})
             ledger.append({"step": step, "rows": f"{int(step_totals[terms]) % 2**64:016x}", "scored": int(counts[0])})
         self._waiting, self._since = [], now
         return records, ledger
+
+
+def _where_they_apply(result: StepResult) -> dict[str, float]:
+    """The lr of Muon's matrices, and fp16's loss scale."""
+    shown = {"lr_muon": result.lrs.get("muon"), "loss_scale": result.loss_scale}
+    return {key: value for key, value in shown.items() if value is not None}
 
 
 def _number(value: Any) -> float | None:

@@ -9,6 +9,10 @@ from typing import Any
 from dstrain.train.run_folder import RunFolder
 
 
+WAIT_WORTH_SAYING = 0.05
+"""share of the time spent waiting for data: above it, more data.workers or `dstrain prepare` would make a run faster"""
+
+
 class Progress:
     """Prints for the first rank; says nothing on the others."""
 
@@ -25,11 +29,13 @@ class Progress:
             print(line, flush=True)
             self._draw()
 
-    def step(self, record: dict[str, Any]) -> None:
+    def step(self, record: dict[str, Any], data_wait_share: float) -> None:
         if not self.shown:
             return
         line = (f"step {record['step']:>{len(str(self.steps))}}/{self.steps}  loss {record['loss']:.4f}  "
                 f"lr {record['lr']:.2e}  {record['tokens_per_s']:,.0f} tokens/s  {self._time_left(record['step'])}")
+        if data_wait_share > WAIT_WORTH_SAYING:
+            line += f"  waits for data {100 * data_wait_share:.0f} % of the time"
         if record["skipped"]:
             line += "  SKIPPED (NaN or Inf)"
         if not self._on_terminal:
@@ -45,9 +51,11 @@ class Progress:
         shown += [f"{scores['bits_per_byte']:.4f} bits a byte"] if "bits_per_byte" in scores else []
         self.say(f"valid at step {step}: " + ", ".join(shown) + (" (best so far)" if is_best else ""))
 
-    def finish(self, state: Any, folder: RunFolder) -> None:
+    def finish(self, state: Any, folder: RunFolder, early: bool) -> None:
         self._clear()
         self._bar = ""
+        if early:
+            self.say(state.why_early() + (f", kept in {folder.checkpoints / 'best'}" if state.best_step else ""))
         self.say(f"done: {state.step} steps, {state.tokens:,} targets scored" +
                  (f", {state.skipped} steps skipped" if state.skipped else ""))
         self.say(f"run folder: {folder.path}\nwatch it:   tensorboard --logdir {folder.tensorboard}")

@@ -26,16 +26,21 @@ class Sinks:
         for record in records:
             step = record["step"]
             for tag, key in (("train/loss", "loss"), ("train/lr", "lr"), ("train/grad_norm", "grad_norm"),
-                             ("perf/tokens_per_s", "tokens_per_s"), ("data/wait", "data_wait")):
-                if record[key] is not None and math.isfinite(record[key]):
+                             ("perf/tokens_per_s", "tokens_per_s"), ("data/wait", "data_wait"),
+                             ("train/loss_scale", "loss_scale"), ("train/lr_muon", "lr_muon")):
+                if record.get(key) is not None and math.isfinite(record[key]):
                     self.board.add_scalar(tag, record[key], step)
             if len(record["terms"]) > 1:
                 for number, loss in enumerate(record["terms"].values(), start=1):
                     self.board.add_scalar(f"heads/{number}/loss", loss, step)
             if record["skipped"]:
                 self.board.add_scalar("train/skipped", 1, step)
-        for tag, value in extra.items():
-            self.board.add_scalar(tag, value, records[-1]["step"])
+        self.write_scalars(extra, records[-1]["step"])
+
+    def write_scalars(self, values: dict[str, float], step: int) -> None:
+        """For TensorBoard alone."""
+        for tag, value in values.items():
+            self.board.add_scalar(tag, value, step)
 
     def write_scores(self, step: int, split: str, scores: dict) -> None:
         self._metrics.write(_line({"step": step, "split": split, **scores}))

@@ -47,6 +47,17 @@ def state_of(loaded: checkpoint.Loaded | None, changes: list[str]) -> RunState:
     return state
 
 
+def why_finished(recipe: Recipe, state: RunState, folder: RunFolder) -> str | None:
+    """Why there is nothing left to train, and what would change that; None where there is something."""
+    if state.step >= recipe.run.steps:
+        return (f"finished already: {folder.path} stands at step {state.step} of {recipe.run.steps}; "
+                "more steps with run.steps=..., start over with --fresh")
+    if state.out_of_patience(recipe):
+        return (f"finished already: {folder.path} {state.why_early()}; go on with a larger valid.patience=..., or with "
+                "valid.patience=null, start over with --fresh")
+    return None
+
+
 def open_data(recipe: Recipe, family: Family, load_tokenizer: LoadTokenizer, loaded: checkpoint.Loaded | None,
               state: RunState, ranks: Ranks) -> tuple[Any, Any]:
     """The tokenizer, and this rank's feed from where the run stands; close the feed when done."""

@@ -28,6 +28,8 @@ class RunState:
     best_loss: float | None = None
     """smallest validation loss so far"""
     best_step: int | None = None
+    without_better: int = 0
+    """validations in a row without a smaller loss than the best"""
 
     @staticmethod
     def begin() -> "RunState":
@@ -35,7 +37,8 @@ class RunState:
 
     @staticmethod
     def from_json(state: dict) -> "RunState":
-        return RunState(**{name: state[name] for name in RunState.__dataclass_fields__})
+        """A checkpoint of an older dstrain lacks the newer numbers: they start where a run does."""
+        return RunState(**{name: state[name] for name in RunState.__dataclass_fields__ if name in state})
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -43,6 +46,7 @@ class RunState:
     def forget_best(self) -> None:
         """For a change of what validation measures: losses from before are no yardstick."""
         self.best_loss = self.best_step = None
+        self.without_better = 0
 
     def trained(self, step: int, place: dict, applied: bool) -> None:
         """A skipped step consumes its batch and its place in the lr curve, too."""
@@ -54,9 +58,19 @@ class RunState:
     def scored(self, loss: float) -> bool:
         """Note a validation loss; True if it is the best so far. NaN and Inf never are."""
         if not math.isfinite(loss) or (self.best_loss is not None and loss >= self.best_loss):
+            self.without_better += 1
             return False
-        self.best_loss, self.best_step = loss, self.step
+        self.best_loss, self.best_step, self.without_better = loss, self.step, 0
         return True
+
+    def out_of_patience(self, recipe: Recipe) -> bool:
+        """Whether the run ends early; a larger valid.patience, or none, lets it go on."""
+        return recipe.valid.patience is not None and self.without_better >= recipe.valid.patience
+
+    def why_early(self) -> str:
+        best = "none was finite" if self.best_loss is None else f"best {self.best_loss:.4f} at step {self.best_step}"
+        return (f"ended early at step {self.step}: no better validation loss for {self.without_better} "
+                f"validation(s); {best}")
 
 
 def write_side_files(folder: Path, recipe: Recipe, tokenizer: Any) -> None:

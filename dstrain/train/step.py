@@ -20,15 +20,21 @@ class StepResult(NamedTuple):
     """sum of nll per term over this rank's rows"""
     totals: torch.Tensor
     """scored targets per term over all ranks, then the hash of the step's rows"""
-    lr: float
+    lrs: dict[str, float]
+    """by rule: "adamw", and "muon" where there is one"""
     grad_norm: Any
     applied: bool
     """False: a NaN or Inf somewhere, so no rank changed anything"""
+    loss_scale: float | None
+    """of fp16: what this step's loss was multiplied by"""
 
 
 def train_step(engine: Engine, objective: Objective, batches: Sequence[Batch], rows_hash: int, step: int, seed: int,
-               ranks: Ranks) -> StepResult:
-    """Train on one global batch, of which `batches` are this rank's micro-batches."""
+               ranks: Ranks, spoiled: bool = False) -> StepResult:
+    """Train on one global batch, of which `batches` are this rank's micro-batches.
+
+    `spoiled`: this rank has no rows to give, and makes all ranks skip the step.
+    """
     batches = [batch.to(ranks.device, non_blocking=True) for batch in batches]
     totals = ranks.sum(_totals(objective, batches, rows_hash, ranks.device))
     counts = totals[:-1]  # of the whole step: over all micro-batches and ranks, known before the first forward
@@ -37,12 +43,13 @@ def train_step(engine: Engine, objective: Objective, batches: Sequence[Batch], r
     nll = torch.zeros(len(objective.terms), dtype=torch.float64, device=ranks.device)
     for number, batch in enumerate(batches, start=1):
         sums = engine(inputs=batch.inputs(), labels_BT=batch.labels_BT, keys_B=row_keys(seed, step, batch.rows_B))
-        engine.backward(loss_law(sums.nll, counts, objective.weights), last=number == len(batches))
+        loss = loss_law(sums.nll, counts, objective.weights)
+        engine.backward(loss * torch.nan if spoiled else loss, last=number == len(batches))
         nll += sums.nll.detach()
 
-    lr = engine.lr()
+    lrs, scale = engine.lrs(), engine.loss_scale()
     applied = engine.update()
-    return StepResult(nll, totals, lr, engine.grad_norm(), applied)
+    return StepResult(nll, totals, lrs, engine.grad_norm(), applied, None if scale is None else scale["cur_scale"])
 
 
 def _totals(objective: Objective, batches: Sequence[Batch], rows_hash: int, device: torch.device) -> torch.Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
-from typing import Any, Iterable
+from typing import Any, Iterator
 
 from dstrain.config.schema import Recipe
 from dstrain.runtime.dist import Ranks
@@ -12,23 +11,25 @@ from dstrain.train import announce
 from dstrain.train.family import Family
 from dstrain.train.keep import save
 from dstrain.train.progress import Progress
+from dstrain.train.rows import ask_why, rows_of_steps
 from dstrain.train.run import Run
 from dstrain.train.run_folder import RunFolder
 from dstrain.train.start import (
-    LoadTokenizer, build_engine, check_valid, newest_checkpoint, open_data, open_folder, state_of)
+    LoadTokenizer, build_engine, check_valid, newest_checkpoint, open_data, open_folder, state_of,
+    why_finished)
 from dstrain.train.state import RunState, recipe_text
 from dstrain.train.step import train_step
 from dstrain.train.watch import Watch
 
 
 def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadTokenizer, ranks: Ranks) -> RunState:
-    """Train to the recipe's last step, from the newest good checkpoint of its run folder if there is one."""
+    """Train to the recipe's end, from the newest good checkpoint of its run folder if there is one."""
     folder, progress = RunFolder.of(recipe), Progress(recipe.run.steps, shown=ranks.first)
     loaded, changes = newest_checkpoint(folder, recipe, ranks, progress)
     state = state_of(loaded, changes)
-    if state.step >= recipe.run.steps:
-        progress.say(f"finished already: {folder.path} stands at step {state.step} of {recipe.run.steps}; "
-                     "more steps with run.steps=..., start over with --fresh")
+    finished = why_finished(recipe, state, folder)
+    if finished is not None:
+        progress.say(finished)
         return state
     if loaded is not None:
         progress.say("\n".join([f"goes on from {loaded.folder}",
@@ -44,7 +45,7 @@ def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadToke
         try:
             announce.say_run(progress.say, recipe, family, tokenizer, engine, first, folder, state, ranks)
             loop(Run(recipe, family, family.build_objective(recipe), tokenizer, engine,
-                     peak_flops(ranks.device, config), folder, sinks, state, progress, ranks), chain([first], feed))
+                     peak_flops(ranks.device, config), folder, sinks, state, progress, ranks), first, feed)
         finally:
             sinks.close()
             engine.close()
@@ -53,33 +54,37 @@ def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadToke
         feed.close()
 
 
-def loop(run: Run, steps: Iterable[Any]) -> None:
-    """Step, and at their times: log, validate, save."""
+def loop(run: Run, first: Any, feed: Iterator[Any]) -> None:
+    """Step, and at their times: log, validate, save, stop."""
     recipe, state, watch = run.recipe, run.state, Watch(run)
     run.sinks.write_text("recipe", recipe_text(recipe), state.step)
     watch.restart_clock()
-    for batch in steps:
-        result = train_step(run.engine, run.objective, batch.micro_batches, batch.rows_hash, batch.number,
-                            recipe.run.seed, run.ranks)
+    for batch, error in rows_of_steps(first, feed, run):
+        with watch.measuring(batch.number):
+            result = train_step(run.engine, run.objective, batch.micro_batches, batch.rows_hash, batch.number,
+                                recipe.run.seed, run.ranks, spoiled=error is not None)
+        if not result.applied:
+            ask_why(error, run)
         state.trained(batch.number, batch.place, result.applied)
         watch.add(batch, result)
         last = state.step == recipe.run.steps
         gives_up = state.skipped_in_a_row >= recipe.run.max_skipped
 
         if last or gives_up or state.step % recipe.log.every == 0:
-            watch.log(batch)
+            watch.log()
         if gives_up:
             raise run.ranks.mistake(_too_many_skipped(state))
-        is_best = False
+        is_best = early = False
         if recipe.data.valid and (last or state.step % recipe.valid.every == 0):
             is_best = watch.validate()
-        if last or is_best or state.step % recipe.checkpoint.every == 0:
+            early = not last and state.out_of_patience(recipe)
+        if last or early or is_best or state.step % recipe.checkpoint.every == 0:
             watch.write_pending()
             save(run)
             watch.restart_clock()
-        if last:
+        if last or early:
             break
-    run.progress.finish(state, run.folder)
+    run.progress.finish(state, run.folder, early)
 
 
 def _too_many_skipped(state: RunState) -> str:

@@ -1,13 +1,16 @@
-"""What is looked at while a run goes on: its steps' records, its validation, what it writes by now."""
+"""What is looked at while a run goes on: its steps' records and norms, its validation, what it writes by now."""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from typing import Any, ContextManager
 
 from dstrain.config.errors import UserError
-from dstrain.train import announce
+from dstrain.runtime.norms import Measured
 from dstrain.train.evaluate import evaluate
+from dstrain.train.gauges import WAIT_SHARE, Gauges
 from dstrain.train.metrics import Meter
+from dstrain.train.movement import Movement
 from dstrain.train.run import Run
 from dstrain.train.step import StepResult
 
@@ -17,24 +20,41 @@ class Watch:
 
     def __init__(self, run: Run):
         self.run = run
-        self.flops_a_target = run.family.flops_a_target(run.recipe, run.engine.parameters)
         self.meter = Meter(run.objective, run.ranks, run.state.tokens)
+        self.gauges = Gauges(run)
+        self.movement = Movement()
+        self._measured: Measured | None = None
+
+    def measuring(self, step: int) -> ContextManager:
+        """Around a step: measures norms in it, if it is time to."""
+        every = self.run.recipe.log.norms_every
+        due = every and (step == 1 or step % every == 0)
+        self._measured = Measured(self.run.engine) if due else None
+        return self._measured or contextlib.nullcontext()
 
     def add(self, batch: Any, result: StepResult) -> None:
-        """Note a step; nothing is read from the device."""
+        """Note a step; only its norms, at their times, are read from the device at once."""
         self.meter.add(batch.number, result, batch.wait_s)
+        self.gauges.add(batch)
+        if self._measured is not None and result.applied:
+            norms = self._measured.read()
+            self.run.sinks.write_scalars(self.movement.scalars(norms), batch.number)
+            for line in self.movement.news(batch.number, norms, max(result.lrs.values())):
+                self.run.progress.say(line)
 
-    def log(self, batch: Any) -> None:
+    def log(self) -> None:
         """Write the steps since the last time, and show the newest."""
-        newest = self.write_pending(batch)
-        if newest is not None:
-            self.run.progress.step(newest)
+        records, gauges = self.write_pending()
+        if records:
+            self.run.progress.step(records[-1], gauges[WAIT_SHARE])
 
     def validate(self) -> bool:
         """Score the validation data, and show what the model writes by now. True if it is the best so far."""
         run = self.run
         self.write_pending()
-        scores = evaluate(run.engine, run.engine.trainee, run.family, run.recipe, run.tokenizer, run.ranks)
+        # Every rank has the same sums; they go by the first one's, so that no rounding can part them.
+        scores = run.ranks.share(
+            evaluate(run.engine, run.engine.trainee, run.family, run.recipe, run.tokenizer, run.ranks))
         is_best = run.state.scored(scores["loss"])
         run.sinks.write_scores(run.state.step, "valid", scores)
         run.progress.scores(run.state.step, scores, is_best)
@@ -53,17 +73,15 @@ class Watch:
         for number, text in enumerate(texts, start=1):
             run.sinks.write_text(f"samples/{number}", text, run.state.step)
 
-    def write_pending(self, batch: Any = None) -> dict | None:
-        """Write the steps that are still on the device, so that files and checkpoint agree; the newest record."""
-        run = self.run
+    def write_pending(self) -> tuple[list[dict], dict[str, float]]:
+        """Write the steps that are still on the device, so that files and checkpoint agree: their records, gauges."""
         records, ledger = self.meter.flush()
         if not records:
-            return None
-        run.state.tokens = self.meter.tokens
-        gauges = {} if batch is None else announce.gauges(
-            batch, records[-1]["tokens_per_s"], self.flops_a_target, run.peak, run.ranks)
-        run.sinks.write_steps(records, ledger, gauges)
-        return records[-1]
+            return [], {}
+        self.run.state.tokens = self.meter.tokens
+        gauges = self.gauges.read(records[-1]["tokens_per_s"], self.meter.window_s)
+        self.run.sinks.write_steps(records, ledger, gauges)
+        return records, gauges
 
     def restart_clock(self) -> None:
         """Do not count what happened since the last log (a validation, a save) as training time."""
