@@ -26,12 +26,16 @@ class Trace:
 
     records: list[dict]
     ledger: list[dict]
-    lrs_used: list[float]
-    """read from the optimizer at the moment of its update"""
+    lrs_by_rule: dict[str, list[float]]
+    """of "adamw" and "muon": read from the optimizer's groups at the moment of their update"""
     gradient: list[tuple[str, int, torch.Tensor]]
     """this rank's fragments of the first step's gradient: name, start, values"""
     weights: list[tuple[str, int, torch.Tensor]]
     """this rank's fragments of the final fp32 weights"""
+
+    @property
+    def lrs_used(self) -> list[float]:
+        return self.lrs_by_rule["adamw"]
 
     @property
     def losses(self) -> list[float]:
@@ -67,7 +71,7 @@ def short_run(ranks: Ranks, recipe: Recipe, ds_config: str | None, steps: int, r
     records, ledger = meter.flush()
     weights = [(f.name, f.start, f.weight.clone()) for f in engine.own_fragments()]
     engine.close()
-    return Trace(records, ledger, observer.lrs, list(observer.gradient.values()), weights)
+    return Trace(records, ledger, observer.lrs_by_rule, list(observer.gradient.values()), weights)
 
 
 def cut(batch: Any, step: int) -> Any:
@@ -105,7 +109,7 @@ class _Observer:
 
     def __init__(self, engine: Engine):
         self.engine, self.step = engine, 1
-        self.lrs: list[float] = []
+        self.lrs_by_rule: dict[str, list[float]] = {group["rule"]: [] for group in engine.optimizer.param_groups}
         self.gradient: dict[tuple[str, int], tuple[str, int, torch.Tensor]] = {}
         engine.optimizer.register_step_pre_hook(lambda *_: self._look())
 
@@ -113,8 +117,10 @@ class _Observer:
         self.step += 1
 
     def _look(self) -> None:
-        if len(self.lrs) < self.step:
-            self.lrs.append(self.engine.lr())
+        for group in self.engine.optimizer.param_groups:
+            lrs = self.lrs_by_rule[group["rule"]]
+            if len(lrs) < self.step and any(parameter.grad is not None for parameter in group["params"]):
+                lrs.append(float(group["lr"]))
         if self.step == 1:
             for name, start, values in gradient_fragments(self.engine.deepspeed, self.engine.stage):
                 self.gradient.setdefault((name, start), (own_name(name), start, values.clone()))

@@ -24,7 +24,7 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 ADAMW_RMS = 0.2
 """root mean square of AdamW's usual updates; Muon's are scaled to it, so that one learning rate serves both (Liu et
 al., 2025)"""
-SMALLEST_NORM = 1e-30
+SMALLEST = 1e-30
 
 
 class Muon(torch.optim.Optimizer):
@@ -112,7 +112,8 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     """The same singular vectors with singular values near 1, whatever the matrix's size; 0 stays 0."""
     a, b, c = QUINTIC
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    wide = wide / wide.norm().clamp(min=SMALLEST_NORM)
+    wide = wide / wide.abs().max().clamp(min=SMALLEST)  # first: the squares of very small or large ones are 0 or Inf
+    wide = wide / wide.norm().clamp(min=SMALLEST)
     for _ in range(ITERATIONS):
         gram = wide @ wide.T
         wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)

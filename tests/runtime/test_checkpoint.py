@@ -33,6 +33,9 @@ def made(folder, step):
     (lambda path: (path / "manifest.json").write_text('{"files": []}'), "manifest.json cannot be read"),
     (lambda path: (path / "manifest.json").write_text('{"format": 1, "files": {}}'), "does not list"),
     (lambda path: (path / "manifest.json").write_text('{"format": 2, "files": {}}'), "reads format 1"),
+    (lambda path: (path / "manifest.json").write_text((path / "manifest.json").read_text().replace(
+        '"files"', '"moments": ["exp_avg", "exp_avg_sq", "momentum"], "files"')),
+     "does not list optimizer-momentum.safetensors"),
 ])
 def test_damage_is_found_and_the_newest_good_one_is_taken(tmp_path, harm, said):
     old, new = made(tmp_path, 2), made(tmp_path, 10)

@@ -10,29 +10,32 @@ from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding, largest, within
 from dstrain.doctor.short_run import short_run
 
-CLAIM = "the lr used at each optimizer step is the requested curve"
+CLAIM = "the lr used at each optimizer step is the requested curve, for each group of parameters"
 STEPS = 20
 
 
 def prove(case: Case) -> Finding:
-    """The recipe's own schedule with its warm-up in the same proportion, squeezed into 20 steps."""
+    """The recipe's own schedule, its warm-up and its decay in the same proportion, squeezed into 20 steps."""
     asked = case.recipe.schedule
-    warmup_steps = round(STEPS * asked.warmup_steps / case.recipe.run.steps) if asked.warmup_steps else 0
+    warmup_steps = _squeezed(asked.warmup_steps, case.recipe.run.steps) if asked.warmup_steps else 0
+    if asked.decay_steps is not None:
+        decay_steps = max(1, min(STEPS - warmup_steps, _squeezed(asked.decay_steps, case.recipe.run.steps)))
+        asked = replace(asked, decay_steps=decay_steps)
     error = largest_error(case, replace(asked, warmup_steps=warmup_steps))
     return within(error, 1e-12, "of the peak", "the same formula",
                   "a scheduler that is never stepped, stepped per micro-batch, or one step late")
 
 
-def largest_error(case: Case, schedule: Schedule, world: int = 1, micro_rows: int = 4) -> float:
+def largest_error(case: Case, schedule: Schedule, world: int = 1, micro_rows: int = 4,
+                  ds_config: str | None = None) -> float:
     """Over all 20 steps, as a share of the peak: used against asked, the curve written out here once more."""
     recipe = replace(case.recipe, schedule=schedule, run=replace(case.recipe.run, steps=STEPS),
                      batch=replace(case.recipe.batch, micro_rows=micro_rows))
-    trace = case.ranks(world).run(short_run, recipe, None, STEPS)[0]
-    peak = recipe.optim.lr
-    asked = [peak * asked_share(schedule, step) for step in range(1, STEPS + 1)]
-    recorded = [record["lr"] for record in trace.records]
-    return largest(abs(lr - want) / peak for lrs in (trace.lrs_used, recorded)
-                   for lr, want in zip(lrs, asked, strict=True))
+    trace = case.ranks(world).run(short_run, recipe, ds_config, STEPS)[0]
+    peaks = {"adamw": recipe.optim.lr, "muon": recipe.optim.muon_lr or recipe.optim.lr}
+    found = [*trace.lrs_by_rule.items(), ("adamw", [record["lr"] for record in trace.records])]
+    return largest(abs(lr / peaks[rule] - asked_share(schedule, step))
+                   for rule, lrs in found for step, lr in zip(range(1, STEPS + 1), lrs, strict=True))
 
 
 def asked_share(schedule: Schedule, step: int) -> float:
@@ -42,6 +45,12 @@ def asked_share(schedule: Schedule, step: int) -> float:
         return rise if schedule.warmup == "linear" else math.log(1 + step) / math.log(1 + schedule.warmup_steps)
     if schedule.name == "WarmupLR" or step == schedule.warmup_steps:
         return 1.0
+    if schedule.name == "WarmupStableDecayLR":
+        return schedule.floor + (1 - schedule.floor) * min(1.0, (STEPS - step) / schedule.decay_steps)
     progress = (step - schedule.warmup_steps) / (STEPS - schedule.warmup_steps)
     above_floor = 1.0 - progress if schedule.name == "WarmupDecayLR" else math.cos(math.pi * progress) / 2 + 0.5
     return schedule.floor + (1 - schedule.floor) * above_floor
+
+
+def _squeezed(steps: int, of: int) -> int:
+    return round(STEPS * steps / of)
