@@ -47,6 +47,7 @@ class KeyedDropout(nn.Module):
             raise ValueError(f"dropout rate {rate} must be at least 0 and below 1")
         self.rate = rate
         self.site: int | None = None
+        self._compiled_site: Tensor | None = None  # the same: a number would be part of the compiled code, one each
 
     def forward(self, x_BTC: Tensor, keys_B: Tensor | None, slots_T: Tensor | None) -> Tensor:
         """`slots_T`: the place of each position in its row, not in its document."""
@@ -55,18 +56,22 @@ class KeyedDropout(nn.Module):
         if keys_B is None or slots_T is None:
             raise ValueError(f"dropout {self.rate} in training needs keys_B: pass row_keys(seed, step, rows_B), or call"
                              " model.eval() first")
+        keep_BTC = self._keep(keys_B, slots_T, x_BTC.shape[-1])
+        return (x_BTC * keep_BTC.to(x_BTC.dtype)).mul_(1.0 / (1.0 - self.rate))
+
+    def _keep(self, keys_B: Tensor, slots_T: Tensor, channels: int) -> Tensor:
+        if torch.compiler.is_compiling():
+            return _opaque_keep_mask(keys_B, self._compiled_site, slots_T, channels, self.rate)
         if self.site is None:
             raise RuntimeError("this dropout has no site number: call name_sites(model) at the end of the model's"
                                " constructor")
-        mask_of = _opaque_keep_mask if torch.compiler.is_compiling() else keep_mask
-        keep_BTC = mask_of(keys_B, self.site, slots_T, x_BTC.shape[-1], self.rate)
-        return (x_BTC * keep_BTC.to(x_BTC.dtype)).mul_(1.0 / (1.0 - self.rate))
+        return keep_mask(keys_B, self.site, slots_T, channels, self.rate)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"
 
 
-def keep_mask(keys_B: Tensor, site: int, slots_T: Tensor, channels: int, rate: float) -> Tensor:
+def keep_mask(keys_B: Tensor, site: int | Tensor, slots_T: Tensor, channels: int, rate: float) -> Tensor:
     """int32 [B, T, C]: 1 where the channel stays, 0 where it is dropped."""
     bits_BT1 = mix(keys_B[:, None] + (slots_T * _GOLDEN + site)).unsqueeze(-1)
     a_BT1 = (bits_BT1 >> 32).to(torch.int32) | 1
@@ -79,11 +84,11 @@ def keep_mask(keys_B: Tensor, site: int, slots_T: Tensor, channels: int, rate: f
 
 _opaque_keep_mask = torch.library.custom_op(
     "dstrain::keep_mask", keep_mask, mutates_args=(),
-    schema="(Tensor keys_B, int site, Tensor slots_T, int channels, float rate) -> Tensor")
+    schema="(Tensor keys_B, Tensor site, Tensor slots_T, int channels, float rate) -> Tensor")
 
 
 @_opaque_keep_mask.register_fake
-def _(keys_B: Tensor, site: int, slots_T: Tensor, channels: int, rate: float) -> Tensor:
+def _(keys_B: Tensor, site: Tensor, slots_T: Tensor, channels: int, rate: float) -> Tensor:
     return keys_B.new_empty((len(keys_B), len(slots_T), channels), dtype=torch.int32)
 
 
@@ -93,6 +98,7 @@ def name_sites(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, KeyedDropout):
             module.site = name_number(name)
+            module._compiled_site = torch.tensor(module.site)
             if names.setdefault(module.site, name) != name:
                 raise RuntimeError(f"dropouts {names[module.site]!r} and {name!r} hash to one number: rename one")
 

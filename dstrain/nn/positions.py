@@ -54,8 +54,10 @@ class _Turn(torch.autograd.Function):
 
 
 def _turn(x_BTHD: Tensor, cos_BT1F: Tensor, sin_BT1F: Tensor) -> Tensor:
-    out_BTHD = torch.empty(x_BTHD.shape, dtype=x_BTHD.dtype, device=x_BTHD.device)
     first, second = x_BTHD.chunk(2, dim=-1)
+    if torch.compiler.is_compiling():  # writing into a part would end the compiled code here, and begin another
+        return torch.cat([first * cos_BT1F - second * sin_BT1F, second * cos_BT1F + first * sin_BT1F], dim=-1)
+    out_BTHD = torch.empty(x_BTHD.shape, dtype=x_BTHD.dtype, device=x_BTHD.device)
     out_first, out_second = out_BTHD.chunk(2, dim=-1)
     torch.mul(first, cos_BT1F, out=out_first).addcmul_(second, sin_BT1F, value=-1.0)
     torch.mul(second, cos_BT1F, out=out_second).addcmul_(first, sin_BT1F)

@@ -8,6 +8,7 @@ from typing import Any, Callable, Iterator
 
 import torch
 
+from dstrain.runtime.compiled import compile_trainee
 from dstrain.runtime.dist import Ranks, deepspeed
 from dstrain.runtime.fragments import (
     MOMENTS, Fragment, check_layout, create_moments, flats, fragments, optimizer_step, own_fragments, partition_range,
@@ -51,7 +52,7 @@ class Engine:
             self._lay_out_matrices()
         self.schedule = build_schedule(recipe.schedule, recipe.run.steps, self.optimizer)
         if recipe.engine.compile:
-            self.deepspeed.compile()
+            compile_trainee(self.deepspeed, ranks)
 
     @property
     def trainee(self) -> torch.nn.Module:
