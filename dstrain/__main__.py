@@ -96,7 +96,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--temperature", type=float, default=0.0, metavar="X",
                          help="0 (default): always the best token, which small models repeat; 0.8: livelier; "
                               "1: as the model says")
-    command.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
+    command.add_argument("--top-k", type=int, default=0, metavar="K",
+                         help="draw among the K best tokens (default: 0, among all); needs a temperature")
+    command.add_argument("--top-p", type=float, default=1.0, metavar="P",
+                         help="draw among the fewest best tokens that have probability P together (default: 1, among "
+                              "all); needs a temperature")
+    command.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X",
+                         help="make tokens that are there already less likely: 1 (default) not at all; 1.2: somewhat")
+    command.add_argument("--stop", action="append", default=[], metavar="TEXT",
+                         help="end before this text (may be repeated)")
+    command.add_argument("--seed", type=int, help="of the sampling (default: 0); needs a temperature")
 
     command = _add(commands, "replay", _replay, "show the rows of one step again, and check them against the ledger",
                    "dstrain replay runs/quickstart --step 12")
@@ -127,10 +136,11 @@ def _eval(arguments: argparse.Namespace) -> None:
     eval_command(Path(arguments.run), arguments.checkpoint)
 
 
-def _generate(arguments: argparse.Namespace) -> None:
-    from dstrain.commands.use import generate_command
-    generate_command(Path(arguments.run), arguments.checkpoint, arguments.prompt, arguments.max_new_tokens,
-                     arguments.temperature, arguments.seed)
+def _generate(arguments: argparse.Namespace) -> int:
+    from dstrain.commands.generate import generate_command
+    return generate_command(Path(arguments.run), arguments.checkpoint, arguments.prompt, arguments.max_new_tokens,
+                            arguments.temperature, arguments.top_k, arguments.top_p, arguments.repetition_penalty,
+                            arguments.stop, arguments.seed)
 
 
 def _replay(arguments: argparse.Namespace) -> int:

@@ -1,8 +1,7 @@
-"""`dstrain eval` and `dstrain generate`: a trained model, built again from its checkpoint alone."""
+"""`dstrain eval`, and what every use of a run begins with: its model, built again from a checkpoint alone."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,20 +29,6 @@ def eval_command(run: Path, which: str) -> None:
     print(f"{trained.where}, validation data:")
     for name, value in scores.items():
         print(f"  {name:<16} {value:,}" if isinstance(value, int) else f"  {name:<16} {value:.6g}")
-
-
-def generate_command(run: Path, which: str, prompts: list[str] | None, max_new_tokens: int, temperature: float,
-                     seed: int) -> None:
-    from dstrain.infer.sampling import generate
-    trained = load_trained(run, which)
-    prompts = prompts or [trained.recipe.log.prompt]
-    results = generate(trained.trainee.model, trained.tokenizer, prompts, max_new_tokens, temperature, seed)
-    for number, (prompt, result) in enumerate(zip(prompts, results)):
-        if len(prompts) > 1:
-            print(f"--- prompt {number + 1}")
-        print(prompt + result.text, flush=True)
-        if result.stopped == "length":
-            print(f"(stopped: the model was trained on rows of {trained.recipe.batch.length} tokens)", file=sys.stderr)
 
 
 def load_trained(run: Path, which: str) -> Trained:

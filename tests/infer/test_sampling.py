@@ -5,39 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
+from infer_help import BYTES, PROMPTS, Bytes, lively, model_of
 
 from dstrain.config.errors import UserError
-from dstrain.config.schema import LmModel
 from dstrain.infer.sampling import Generated, generate
 from dstrain.models.decoder_lm import DecoderLm
-from dstrain.nn.init import fill_initial
-
-PROMPTS = ["a", "the quick brown", "", "fox jumps", "ab"]
-
-
-class Bytes:
-    """A tokenizer of bytes whose end-of-text is 256; ids that are no UTF-8 are shown as numbers."""
-
-    eot, vocab_size = 256, 257
-
-    def encode(self, text: str) -> np.ndarray:
-        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return ",".join(map(str, ids))
-
-
-def model_of(length: int = 48, dtype: torch.dtype = torch.float64, **settings) -> DecoderLm:
-    settings = {"width": 32, "heads": 2, "layers": 2, "ff": 64, "dropout": 0.1} | settings
-    model = fill_initial(DecoderLm(LmModel(**settings), 257, length), seed=1).to(dtype)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.mul_(3.0 if parameter.ndim > 1 and "embed" not in name else 1.0)     # not just copying
-    return model
-
 
 def without_cache(model: DecoderLm, prompt: str, max_new_tokens: int) -> tuple[list[int], list[float]]:
     """Greedy, one whole forward pass per token."""
@@ -66,7 +40,7 @@ def test_with_cache_and_in_a_batch_equals_whole_forward_passes_one_by_one(settin
         ids, logprobs = without_cache(model, prompt, 12)
         assert result.ids == ids and result.ties == 0
         assert result.logprobs == pytest.approx(logprobs, abs=1e-12)
-        assert result.text == ",".join(map(str, ids))
+        assert result.text == Bytes().decode(ids)
         alone = generate(model, Bytes(), [prompt], 12)[0]
         assert alone.ids == ids and alone.logprobs == pytest.approx(logprobs, abs=1e-12)
 
@@ -175,7 +149,7 @@ def test_equal_best_tokens_are_counted_as_ties():
         model.embed.weight.zero_()                                      # all logits are 0
     result = generate(model, Bytes(), ["ab"], 4)[0]
     assert result == Generated(ids=[0] * 4, logprobs=[pytest.approx(-math.log(257))] * 4, stopped="max_new_tokens",
-                               ties=4, text="0,0,0,0")
+                               ties=4, text="0,0,0,0,")
 
 
 def test_a_bf16_model_generates():
@@ -188,6 +162,8 @@ def test_mistakes_are_said():
         generate(model_of(), Bytes(), ["a", "b" * 48], 1)
     with pytest.raises(UserError, match="max_new_tokens is 0"):
         generate(model_of(), Bytes(), ["a"], 0)
+    with pytest.raises(UserError, match="stop: an empty string"):
+        generate(model_of(), Bytes(), ["a"], 5, stop=["x", ""])
     assert generate(model_of(), Bytes(), [], 5) == []
 
 
@@ -195,3 +171,101 @@ def test_the_smallest_temperature_takes_the_best_token():
     greedy, = generate(model_of(), Bytes(), ["a"], 6)
     cold, = generate(model_of(), Bytes(), ["a"], 6, temperature=1e-320)
     assert cold.ids == greedy.ids
+
+
+def test_options_that_are_off_change_no_bit():
+    model = lively()
+    for temperature in (0.0, 0.8):
+        plain = generate(model, BYTES, PROMPTS, 20, temperature=temperature)
+        assert plain == generate(model, BYTES, PROMPTS, 20, temperature=temperature, top_k=0, top_p=1.0,
+                                 repetition_penalty=1.0, stop=["no such text"])
+
+
+def test_logprobs_stay_the_models_own():
+    """The same ids under a whole forward pass, whatever changed the choice."""
+    model = lively()
+    results = generate(model, BYTES, PROMPTS, 15, temperature=0.7, top_k=20, top_p=0.9, repetition_penalty=1.5)
+    for prompt, result in zip(PROMPTS, results, strict=True):
+        ids_BT = torch.tensor([[256, *prompt.encode(), *result.ids]])
+        hidden = model.eval()(ids_BT=ids_BT, segments_BT=torch.zeros_like(ids_BT), keys_B=None,
+                              positions_BT=torch.arange(ids_BT.shape[1])[None]).hidden_BTD
+        log_p = torch.log_softmax(model.logits(hidden[0]), -1)[len(prompt):-1]
+        own = log_p.gather(1, torch.tensor(result.ids)[:, None]).squeeze(1).tolist()
+        assert result.logprobs == pytest.approx(own, abs=1e-10)
+
+
+def test_the_penalty_is_for_tokens_of_prompt_and_continuation_but_not_for_the_start():
+    model = model_of()
+    with torch.no_grad():
+        model.embed.weight.zero_()                                      # the bias alone decides, see below
+    favourite = torch.zeros(257, dtype=torch.float64)
+    favourite[[97, 98, 99, 256]] = torch.tensor([4.0, 3.0, 2.5, 1.9], dtype=torch.float64)
+    model.logits = lambda hidden: favourite.expand(len(hidden), -1)
+    assert generate(model, BYTES, ["z"], 4)[0].text == "aaaa"
+    # halved once seen, not once a time: a 4, b 3, then c 2.5, and then a again, at 2, before end-of-text at 1.9
+    assert generate(model, BYTES, ["z"], 5, repetition_penalty=2.0)[0].text == "abcaa"
+    assert generate(model, BYTES, ["ba"], 2, repetition_penalty=2.0)[0].text == "ca"
+
+
+def following(text: str, prompt: str) -> DecoderLm:
+    """A model that continues `prompt` with `text`, byte after byte, and then ends: positions alone decide."""
+    model, ids = model_of(length=200), [*text.encode(), 256]
+    place = [len(prompt.encode())]
+
+    def logits(hidden):
+        logits_BV = torch.zeros(len(hidden), 257, dtype=torch.float64)
+        logits_BV[:, ids[place[0] - len(prompt.encode())]] = 10.0
+        place[0] += 1
+        return logits_BV
+
+    model.logits = logits
+    return model
+
+
+@pytest.mark.parametrize("text, stops, expected, tokens", [
+    ("one. two. three", [". t"], "one", 6),
+    ("one. two. three", ["three", "two"], "one. ", 8),
+    ("one", ["four"], "one", 3),
+    ("äöü東京!", ["東"], "äöü", 9),                                      # the third byte of the character completes it
+    ("abcd", ["bcd", "bc"], "a", 3),
+    ("abcd", ["abc", "b"], "a", 2),
+    ("abcd", ["d"], "abc", 4),
+    ("aab", ["ab"], "a", 3),
+])
+def test_a_stop_string_ends_the_text_before_it_and_no_token_comes_after_it(text, stops, expected, tokens):
+    result, = generate(following(text, "stop: four"), BYTES, ["stop: four"], 50, stop=stops)
+    assert result.text == expected and BYTES.decode(result.ids) == text.encode()[:tokens].decode()
+    assert result.stopped == ("eot" if stops == ["four"] else "stop") and len(result.logprobs) == len(result.ids)
+
+
+def test_a_stop_string_in_the_prompt_or_across_its_end_does_not_count():
+    result, = generate(following("bc abc", "xx ab"), BYTES, ["xx ab"], 50, stop=["abb", "xx", "abc"])
+    assert result.text == "bc " and result.stopped == "stop"
+
+
+def test_a_stop_string_wins_over_the_last_token_allowed():
+    result, = generate(following("abc", ""), BYTES, [""], 3, stop=["c"])
+    assert (result.stopped, result.text) == ("stop", "ab")
+
+
+def test_each_row_stops_at_its_own_stop_string_and_the_others_go_on():
+    model = lively()
+    plain = generate(model, Bytes(), PROMPTS, 12, temperature=1.0)
+    stops = [f",{plain[0].ids[3]},", f",{plain[3].ids[5]},"]
+    for before, after in zip(plain, generate(model, Bytes(), PROMPTS, 12, temperature=1.0, stop=stops), strict=True):
+        assert before.ids[:len(after.ids)] == after.ids and before.logprobs[:len(after.ids)] == after.logprobs
+        assert not any(stop in after.text for stop in stops) and before.text.startswith(after.text)
+        assert (after.stopped == "stop") == any(stop in before.text for stop in stops)
+
+
+def test_what_is_shown_piece_by_piece_is_the_text():
+    model, shown = lively(), [""] * len(PROMPTS)
+
+    def show(place: int, piece: str) -> None:
+        assert piece
+        shown[place] += piece
+
+    results = generate(model, BYTES, PROMPTS, 30, temperature=1.5, stop=["e", "xyz"], show=show)
+    assert shown == [result.text for result in results]
+    assert results == generate(model, BYTES, PROMPTS, 30, temperature=1.5, stop=["e", "xyz"])
+    assert any("\N{REPLACEMENT CHARACTER}" in text for text in shown)                 # halves of characters, too
