@@ -45,6 +45,6 @@ def size_of(content: Content) -> int:
 def _targets(tokenizer: Tokenizer, text: str, ends: bool) -> np.ndarray:
     try:
         tokens = tokenizer.encode(text)
-    except ValueError as error:  # tiktoken gives up on a million blanks in a row
+    except ValueError as error:  # the tokenizer gives up on it
         raise Malformed(f"cannot be tokenized: {error}") from None
     return np.append(tokens, np.int32(tokenizer.eot)) if ends and len(tokens) else tokens

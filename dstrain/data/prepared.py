@@ -7,21 +7,16 @@ PREPARED/data.train.0/000000.shard    and so on; a source is finished when a sha
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import fields, replace
-from functools import cached_property, lru_cache
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-from weakref import WeakKeyDictionary
 
 from dstrain.config.errors import UserError
-from dstrain.config.hints import shown
 from dstrain.config.schema import Recipe, Source
+from dstrain.data.same import check_source, digest_of
 from dstrain.data.shards import DamagedShard, Kept, Shard
 from dstrain.data.sources import Corpus
 from dstrain.data.tokenizer import Tokenizer
@@ -29,7 +24,6 @@ from dstrain.data.tokenizer import Tokenizer
 DESCRIPTION = "prepared.json"
 TOKENIZER = "tokenizer"
 FORM = 1
-_OF_THE_TEXT = tuple(field.name for field in fields(Source) if field.name != "weight")
 
 
 def corpora_of(recipe: Recipe, split: str, tokenizer: Tokenizer) -> list[Corpus | PreparedCorpus]:
@@ -85,7 +79,7 @@ class PreparedFolder:
         if place not in self.sources:
             raise UserError(f"{place}: {self.path} was prepared without it (it holds {', '.join(self.sources)}); run "
                             f"dstrain prepare RECIPE --out {self.path} again, which adds it")
-        _check_source(str(self.path), json.dumps(self.sources[place]), source, number, split)
+        check_source(str(self.path), json.dumps(self.sources[place]), source, number, split)
         return PreparedCorpus(self, place, number)
 
     def corpora(self) -> list[PreparedCorpus]:
@@ -157,72 +151,3 @@ class PreparedCorpus:
 
 def shard_path(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.shard"
-
-
-def description_of(source: Source, corpus: Corpus, commit: str | None) -> dict[str, Any]:
-    """What prepared.json keeps of a source, and later ones are compared with. `source`: as the recipe has it."""
-    text = {name: getattr(source, name) for name in _OF_THE_TEXT}
-    description = {"source": text, "commit": commit, "file_count": corpus.file_count,
-                   "fingerprint": corpus.fingerprint}
-    return json.loads(json.dumps(description))
-
-
-_DIGESTS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-
-
-def digest_of(tokenizer: Tokenizer) -> str:
-    """Of all that the tokenizer saves: equal only where it makes the same tokens."""
-    if tokenizer not in _DIGESTS:
-        with tempfile.TemporaryDirectory() as folder:
-            digest = hashlib.sha256()
-            for path in sorted(tokenizer.save(Path(folder))):
-                digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-        _DIGESTS[tokenizer] = digest.hexdigest()
-    return _DIGESTS[tokenizer]
-
-
-# ---- is this what the recipe asks for? ----
-
-
-@lru_cache(maxsize=None)  # once a process: with many files it takes a while
-def _check_source(folder: str, kept_text: str, source: Source, number: int, split: str) -> None:
-    kept, place = json.loads(kept_text), f"data.{split}.{number}"
-    difference = difference_in_words(kept, source, place) or _difference_in_files(kept, source, number, split)
-    if difference:
-        raise UserError(f"{difference} when {folder} was prepared; restore that, or prepare another folder "
-                        f"(dstrain prepare RECIPE --out FOLDER)")
-
-
-def difference_in_words(kept: dict[str, Any], source: Source, place: str) -> str | None:
-    """What the recipe says otherwise of the source, but for where it lies: '... is 1, but was 2'."""
-    for name, was in kept["source"].items():
-        now = getattr(source, name)
-        moved = name in ("path", "hub") and now is not None and was is not None
-        pinned = name == "revision" and now in (None, kept["commit"])
-        if now != was and not moved and not pinned:
-            return f"{place}.{name} is {shown(now)}, but was {shown(was)}"
-    return None
-
-
-def _difference_in_files(kept: dict[str, Any], source: Source, number: int, split: str) -> str | None:
-    """Compares with the text where it is at hand: a compute node may lack it."""
-    place, key = f"data.{split}.{number}", "hub" if source.path is None else "path"
-    now, was = getattr(source, key), kept["source"][key]
-    fingerprint = _fingerprint_here(source, number, split)
-    if fingerprint is None:
-        return None if now == was else (f"{place}.{key} is {shown(now)}, which is not here to be compared, "
-                                        f"but was {shown(was)}")
-    if fingerprint == kept["fingerprint"]:
-        return None
-    return f"{place} ({now}): the files are others than they were" if now == was else (
-        f"{place}.{key} is {shown(now)}, which holds something else, but was {shown(was)}")
-
-
-def _fingerprint_here(source: Source, number: int, split: str) -> dict[str, Any] | None:
-    """None where the text is not here. An embedded corpus is here always, but as this machine's Python has it."""
-    if source.embedded is not None or source.hub is not None and not os.path.isdir(source.hub):
-        return None
-    try:
-        return json.loads(json.dumps(Corpus(source, number, split).fingerprint))
-    except UserError:  # no such file, or not readable
-        return None

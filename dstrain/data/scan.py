@@ -7,21 +7,19 @@ lane pulls, the workers parse what waits for it behind.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
-from typing import NamedTuple
 
 import numpy as np
 
 from dstrain.config.errors import UserError
 from dstrain.data.hashing import FILES, permutation
 from dstrain.data.malformed import MalformedLines, Warn
-from dstrain.data.parsed import Content, Parsed, parsed
+from dstrain.data.one_pass import Place, Raw, Stopped, documents_for
+from dstrain.data.parsed import Parsed, parsed
 from dstrain.data.prepared import PreparedCorpus
-from dstrain.data.shares import lane_of
 from dstrain.data.sources import Corpus
 from dstrain.data.tokenizer import Tokenizer
 from dstrain.data.workers import Ahead, Workers, in_order
@@ -29,20 +27,6 @@ from dstrain.data.workers import Ahead, Workers, in_order
 # A lane may run an epoch ahead of another one (its documents were short). Scans of more epochs than this are not
 # kept open: the slower lane's documents are read again when it comes to them.
 _MOST_SCANS = 4
-_LOOK_AT_STOP_EVERY = 256
-_LONG_SKIP_S = 2.0
-
-
-class Stopped(Exception):
-    """The feed was closed while this thread was reading."""
-
-
-class Place(NamedTuple):
-    """A document's place within an epoch."""
-
-    file: int
-    """place of the file in the epoch's order of files"""
-    document: int
 
 
 @dataclass(frozen=True)
@@ -52,16 +36,6 @@ class Document:
     """int32: the tokens, and end-of-text where the document ends here; empty when there is nothing to train on"""
     words: int
     malformed: bool = False
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """A document as it stands in its file: what waits for its lane."""
-
-    lane: int
-    place: Place
-    file: int
-    content: Content
 
 
 class Reader:
@@ -121,26 +95,29 @@ class Reader:
         firsts = {lane: place if at == epoch else Place(0, 0)
                   for lane, (at, place) in self._cursors.items() if at <= epoch}
         say, self._say = self._say, None
-        documents = _read(self.corpus, order, firsts, self.lane_count, self.stop, say)
+        documents = documents_for(self.corpus, order, firsts, self.lane_count, self.stop, say)
         return _Scan(documents, {lane: Ahead(self._parse, self._workers, self._workers.count) for lane in firsts})
 
 
 class _Scan:
     """One pass over one epoch of a source."""
 
-    def __init__(self, documents: Generator[_Raw, None, int | None], queues: dict[int, Ahead[_Raw]]):
+    def __init__(self, documents: Generator[Raw, None, int | None], queues: dict[int, Ahead[Raw]]):
         self.queues = queues
         self.passed_all: int | None = None
         """documents of all lanes, when they have all been passed and the scan began at the first file"""
-        self._documents: Generator[_Raw, None, int | None] | None = documents
+        self._documents: Generator[Raw, None, int | None] | None = documents
+        self._failure: Exception | None = None
 
-    def queue_of(self, lane: int) -> Ahead[_Raw] | None:
+    def queue_of(self, lane: int) -> Ahead[Raw] | None:
         """With the lane's next document in front; None where there is none, and then the lane is done with this."""
         queue = self.queues[lane]
-        while not queue and self._documents is not None:
+        while self._documents is not None and (not queue or queue.hungry):
             self._advance()
         if queue:
             return queue
+        if self._failure is not None:
+            raise self._failure
         del self.queues[lane]  # past this epoch: a lane never comes back
         return None
 
@@ -154,6 +131,11 @@ class _Scan:
         except StopIteration as end:
             self._documents, self.passed_all = None, end.value
             return
+        except Stopped:
+            raise
+        except Exception as error:  # of what stands behind all that was read: its turn comes when that is taken
+            self._documents, self._failure = None, error
+            return
         if raw.lane in self.queues:
             self.queues[raw.lane].put(raw)
 
@@ -163,10 +145,10 @@ def read_once(corpus: Corpus | PreparedCorpus, tokenizer: Tokenizer, lanes: Sequ
     """(lane, document) of these lanes in the files' own order, once: for validation."""
     passed: int | None = 0
 
-    def wanted() -> Iterator[_Raw]:
+    def wanted() -> Iterator[Raw]:
         nonlocal passed
         firsts = {lane: Place(0, 0) for lane in lanes}
-        passed = yield from _read(corpus, range(corpus.file_count), firsts, lane_count, Event())
+        passed = yield from documents_for(corpus, range(corpus.file_count), firsts, lane_count, Event())
 
     for raw, found in in_order(wanted(), partial(parsed, corpus, tokenizer), workers):
         yield raw.lane, _judged(malformed, raw, found)
@@ -180,45 +162,7 @@ def nothing_in(corpus: Corpus | PreparedCorpus) -> str:
     return f"{corpus.name}: holds no document in {corpus.file_count} file(s); give files with text"
 
 
-def _read(corpus: Corpus | PreparedCorpus, order: Sequence[int], firsts: dict[int, Place], lane_count: int,
-          stop: Event, say: Warn | None = None) -> Generator[_Raw, None, int | None]:
-    """In the order of the files, for the lanes in `firsts`, each from its first place on.
-
-    Returns the number of documents of all lanes, or None when it began behind the first one.
-    """
-    start = min(firsts.values())
-    skip = _Skip(corpus.place, say if start > (0, 0) else None)
-    passed = 0
-    for position in range(start.file, len(order)):
-        file = order[position]
-        for number, content in corpus.documents(file, start.document if position == start.file else 0):
-            passed += 1
-            if passed % _LOOK_AT_STOP_EVERY == 0 and stop.is_set():
-                raise Stopped
-            lane, place = lane_of(corpus.number, file, number, lane_count), Place(position, number)
-            if lane in firsts and place >= firsts[lane]:
-                skip.ends(passed - 1)
-                yield _Raw(lane, place, file, content)
-    return passed if start == (0, 0) else None
-
-
-class _Skip:
-    """Says how long a stream took to come to its place, if that was long."""
-
-    def __init__(self, place: str, say: Warn | None):
-        self._place, self._say, self._began = place, say, time.monotonic()
-
-    def ends(self, passed: int) -> None:
-        if self._say is None:
-            return
-        took_s = time.monotonic() - self._began
-        if took_s > _LONG_SKIP_S:
-            self._say(f"{self._place}: skipped {passed:,} documents in {took_s:.1f} s; `dstrain prepare` makes this "
-                      f"instant")
-        self._say = None
-
-
-def _judged(malformed: MalformedLines, raw: _Raw, found: Parsed) -> Document:
+def _judged(malformed: MalformedLines, raw: Raw, found: Parsed) -> Document:
     """Counted when its lane comes to it: once an epoch, however often it was read."""
     malformed.see(raw.lane)
     if found.malformed is not None:

@@ -65,6 +65,12 @@ class Ahead(Generic[Item]):
         """Whether to take before putting more."""
         return bool(self._done) or (len(self._running) >= self._chunks and bool(self._running or self._waiting))
 
+    @property
+    def hungry(self) -> bool:
+        """Whether the workers could do with more."""
+        waiting = max(self._waiting_bytes / CHUNK_BYTES, len(self._waiting) / CHUNK_DOCUMENTS)
+        return len(self._running) + waiting < self._chunks
+
     def put(self, item: Item) -> None:
         self._waiting.append(item)
         self._waiting_bytes += size_of(item.content)

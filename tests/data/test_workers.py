@@ -1,5 +1,6 @@
 """Documents are parsed by several threads: the same batches, errors in their turn, bounded, ended at once."""
 
+import gzip
 import json
 import threading
 import time
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from data_help import BYTES, global_steps, recipe_of, steps_of, write_jsonl
 
+from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
-from dstrain.data import scan, workers
+from dstrain.data import one_pass, workers
 from dstrain.data.feed import TrainFeed
 from dstrain.data.parsed import Parsed
 from dstrain.data.validation import valid_batches
@@ -149,7 +151,7 @@ def test_a_long_skip_is_said_once_by_the_first_rank_alone(recipe, monkeypatch):
     quiet = []
     steps_of(recipe(2), 2, place=place, warn=quiet.append)
     assert not any("skipped" in line and "documents" in line for line in quiet)  # it took no 2 s
-    monkeypatch.setattr(scan, "_LONG_SKIP_S", 0.0)
+    monkeypatch.setattr(one_pass, "_LONG_SKIP_S", 0.0)
     for rank, sources in ((0, ["data.train.0"]), (1, [])):  # of the second source the first block is under way
         said = []
         steps_of(recipe(2), 6, rank=rank, world=2, place=place, warn=said.append)
@@ -161,7 +163,7 @@ def test_a_long_skip_is_said_once_by_the_first_rank_alone(recipe, monkeypatch):
 
 def test_a_skip_says_how_many_documents_it_passed():
     said = []
-    skip = scan._Skip("data.train.0", said.append)
+    skip = one_pass._Skip("data.train.0", said.append)
     skip._began -= 4.1
     skip.ends(12_345)
     skip.ends(12_346)
@@ -173,3 +175,29 @@ def test_a_stopped_reader_gives_up_between_two_documents(tmp_path):
     stopped = Event()
     stopped.set()
     assert workers._parse_all(lambda content: content, [Item(1), Item(2)], stopped) == []
+
+
+def test_one_lane_alone_keeps_all_workers_busy(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", ["word " * 300] * 400)  # 600 kB
+    tokenizer = Watched(sleep_s=0.0005)
+    feed = TrainFeed(recipe_of(path, rows=1, lanes=1, length=64, block_tokens=300_000, workers=4), tokenizer, 0, 1)
+    next(feed)
+    feed.close()
+    assert len(tokenizer.threads) == 4
+
+
+def test_a_damaged_file_is_told_where_its_reading_ends_and_no_sooner(tmp_path):
+    lines = [json.dumps({"text": f"{n:029d}"}) + "\n" for n in range(300)]
+    packed = gzip.compress("".join(lines).encode())
+    (tmp_path / "a.jsonl.gz").write_bytes(packed[:-100])
+    given = []
+    for count in (1, 3):
+        feed = TrainFeed(recipe_of(tmp_path / "a.jsonl.gz", rows=1, lanes=1, length=300, block_tokens=300,
+                                   workers=count), BYTES, 0, 1)
+        given.append(0)
+        with pytest.raises(UserError, match="a.jsonl.gz: damaged or cut off"):
+            while True:
+                next(feed)
+                given[-1] += 1
+        feed.close()
+    assert given[0] == given[1] > 10
