@@ -27,21 +27,20 @@ FORM = 1
 
 
 def corpora_of(recipe: Recipe, split: str, tokenizer: Tokenizer) -> list[Corpus | PreparedCorpus]:
-    """The sources of a split, as text or, where the recipe names a prepared folder, as what it holds of them."""
+    """The sources of a split, to be tokenized with this tokenizer, or made with it already."""
+    if recipe.data.prepared is not None:
+        PreparedFolder(recipe.data.prepared).check_tokenizer(tokenizer)
+    return sources_of(recipe, split)
+
+
+def sources_of(recipe: Recipe, split: str) -> list[Corpus | PreparedCorpus]:
+    """As text or, where the recipe names a prepared folder, as what that holds of them. Errors come at once: no such
+    file, other text than what was prepared."""
     sources = getattr(recipe.data, split)
     if recipe.data.prepared is None:
         return [Corpus(source, number, split) for number, source in enumerate(sources)]
     folder = PreparedFolder(recipe.data.prepared)
-    folder.check_tokenizer(tokenizer)
     return [folder.corpus(source, number, split) for number, source in enumerate(sources)]
-
-
-def check_sources(recipe: Recipe) -> None:
-    """Whether the sources are there, and shards of them where the recipe asks for shards: at once, without torch."""
-    folder = None if recipe.data.prepared is None else PreparedFolder(recipe.data.prepared)
-    for split in ("train", "valid"):
-        for number, source in enumerate(getattr(recipe.data, split)):
-            (Corpus if folder is None else folder.corpus)(source, number, split)
 
 
 def as_prepared(recipe: Recipe, folder: PreparedFolder | None = None) -> Recipe:

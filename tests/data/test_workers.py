@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import threading
 import time
 from threading import Event
@@ -161,13 +162,15 @@ def test_a_long_skip_is_said_once_by_the_first_rank_alone(recipe, monkeypatch):
     assert not any("documents in" in line for line in said)
 
 
-def test_a_skip_says_how_many_documents_it_passed():
+def test_a_skip_says_how_many_documents_it_passed_and_in_which_time(tmp_path, monkeypatch):
+    path = write_jsonl(tmp_path / "a.jsonl", ["x"] * 2000)
+    place = steps_of(recipe_of(path, rows=1, lanes=1), 1)[0].place
+    place["lanes"]["0"][0].update(document=1234, index=0, token=0)
     said = []
-    skip = one_pass._Skip("data.train.0", said.append)
-    skip._began -= 4.1
-    skip.ends(12_345)
-    skip.ends(12_346)
-    assert said == ["data.train.0: skipped 12,345 documents in 4.1 s; `dstrain prepare` makes this instant"]
+    monkeypatch.setattr(one_pass, "_LONG_SKIP_S", 0.0)
+    steps_of(recipe_of(path, rows=1, lanes=1), 1, place=place, warn=said.append)
+    assert len(said) == 1 and re.fullmatch(r"data.train.0: skipped 1,234 documents in \d+\.\d s; `dstrain prepare` makes "
+                                           r"this instant", said[0])
 
 
 def test_a_stopped_reader_gives_up_between_two_documents(tmp_path):
