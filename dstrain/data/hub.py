@@ -14,6 +14,7 @@ from dstrain.config.schema import Recipe, Source
 # The libraries of the hub are imported where they are used: they take a second, and most runs need none of them.
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def pinned(recipe: Recipe, saved: Recipe | None = None) -> Recipe:
@@ -35,7 +36,7 @@ def commit_of(name: str, revision: str | None, place: str) -> str:
     of its cache on this machine."""
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
-    if name.count("/") != 1:
+    if not _NAME.fullmatch(name):
         raise UserError(f"{place}.hub: {name!r} is neither a folder (looked in {os.getcwd()}) nor the name of a "
                         f"dataset on the hub, which is NAMESPACE/NAME, such as Salesforce/wikitext")
     if is_offline():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import zstandard
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
@@ -21,7 +23,10 @@ from dstrain.data.hub import asking, cached_folder, commit_of, is_folder, is_off
 from dstrain.data.text import Raw
 from dstrain.data.unpacked import text_bytes_in
 
-_ROWS_AT_ONCE = 64
+_ROWS_AT_ONCE = 256
+# What `datasets` and the libraries below it raise where contents are not what they should be.
+_UNFIT = (ValueError, KeyError, TypeError, RuntimeError, EOFError, OSError, zlib.error, zstandard.ZstdError,
+          pa.ArrowException)
 
 
 class HubShards:
@@ -103,6 +108,8 @@ def _open(name: str, config: str | None, split: str, commit: str | None, field: 
         check_column(_schema(splits[split]), field, name, place)
         if hasattr(builder.config, "columns"):  # parquet: the other columns do not even travel
             builder.config.columns = [field]
+        if hasattr(builder.config, "batch_size"):  # parquet: else its first row group's size, which may be 0
+            builder.config.batch_size = _ROWS_AT_ONCE
         dataset = builder.as_streaming_dataset(split=split).select_columns([field])
     files = (builder.config.data_files or {}).get(split, [])
     stated = (builder.info.splits or {}).get(split)
@@ -120,7 +127,7 @@ def _loading(name: str, config: str | None, place: str) -> Iterator[None]:
     """What `datasets` does not find in the dataset, as the user's error; what it has is in its own words."""
     try:
         yield
-    except (ValueError, RuntimeError, OSError) as error:
+    except (*_UNFIT, StopIteration) as error:  # StopIteration: the first file has no row
         said = one_line(error)
         if "BuilderConfig" in said or "Config name is missing" in said:
             said = said.partition("Example of usage")[0].strip().removeprefix("ValueError: ")
@@ -137,6 +144,6 @@ def _loading(name: str, config: str | None, place: str) -> Iterator[None]:
 def _reading(shards: HubShards, file_number: int) -> Iterator[None]:
     try:
         yield
-    except (ValueError, KeyError, EOFError, OSError, pa.ArrowException) as error:
+    except _UNFIT as error:
         raise UserError(f"{shards.name_of(file_number)}: cannot be read as rows ({one_line(error)}); download the file "
-                        f"and name it as `path`: there, single malformed lines are passed over") from error
+                        f"and name it as `path`, where single malformed lines of .jsonl are passed over") from error

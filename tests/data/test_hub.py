@@ -3,6 +3,7 @@
 Against a stub of the hub on this machine, by processes that were started with its address.
 """
 
+import gzip
 import io
 import json
 import re
@@ -35,7 +36,7 @@ SMALL = {"hub": "some/data", "config": "small"}
 def parquet(*texts, rows_per_group=4):
     data = io.BytesIO()
     table = pa.table({"id": list(range(len(texts))), "text": pa.array(texts, pa.string()), "long": ["z"] * len(texts)})
-    pq.write_table(table, data, row_group_size=rows_per_group)
+    pq.write_table(table, data, row_group_size=rows_per_group, compression="gzip", use_dictionary=False)
     return data.getvalue()
 
 
@@ -44,6 +45,9 @@ def tree(word):
             "big/train-00000-of-00002.parquet": parquet(*(f"{word} a{n}" * (n % 5 + 1) for n in range(30))),
             "big/train-00001-of-00002.parquet": parquet(*(f"{word} b{n}" for n in range(20))),
             "small.parquet": parquet(*"abcdefghijklmno", None)}
+
+
+DAMAGED = b"PAR1" + b"\xff" * 200 + parquet(*"abcdefghijklm" * 9)[204:]
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +190,7 @@ def test_a_folder_that_datasets_can_load_is_read_like_the_hub(online, hub, old, 
 
 @pytest.mark.parametrize("source, said", [
     ({"hub": "some/none"}, "data.train.0.hub: some/none: the hub has no such dataset, or it is private; correct"),
+    ({"hub": "../some/none"}, "data.train.0.hub: '../some/none' is neither a folder"),
     ({"hub": "nothing"}, "data.train.0.hub: 'nothing' is neither a folder .* nor the name of a dataset"),
     ({**BIG, "revision": "v9"}, "data.train.0.revision: some/data has no revision 'v9'; it has main, and its commits"),
     ({"hub": "some/data"}, r"data.train.0.config: None of some/data: .*pick one .*\['big', 'small'\]"),
@@ -208,6 +213,26 @@ def test_gated_datasets_and_those_made_by_programs_are_said(online, hub, old):
     hub.repo("some/script").commit({"README.md": b"", "script.py": b"", "a.txt": b"x"})
     assert "set data.train.0.revision to refs/convert/parquet" in online(
         "documents", source={"hub": "some/script"})["error"]
+
+
+@pytest.mark.parametrize("name, data, said", [
+    ("train.jsonl", b'{"text": "one"}\n{"text": \n', "some/odd cannot be loaded by `datasets` .ArrowInvalid"),
+    ("train.jsonl", b"", "some/odd cannot be loaded"),
+    ("train.jsonl.gz", gzip.compress(b'{"text": "one"}\n' * 999)[:-9], "some/odd cannot be loaded .* .EOFError"),
+    ("train.parquet", parquet("one")[:-9], "some/odd cannot be loaded .* .ArrowInvalid"),
+    ("train.parquet", DAMAGED, "train.parquet: cannot be read as rows"),
+    ("train.parquet", parquet(), None),
+    ("train.csv", b"text,x\n" + b"one,1\n" * 600, None),
+    ("train.txt.gz", gzip.compress(b"one\n\ntwo\n"), None),
+])
+def test_what_datasets_reads_is_read_and_what_it_does_not_is_one_clear_error(online, hub, name, data, said):
+    hub.repo("some/odd").commit({name: data})
+    answer = online("documents", source={"hub": "some/odd"})
+    if said is None:
+        assert [row[:2] for row in answer] == [[0, n] for n in range(len(answer))]
+        assert texts(answer) in ([], ["one"] * 600, ["one", "", "two"])
+    else:
+        assert re.search(said, answer["error"]) and "name " in answer["error"], answer["error"]
 
 
 def test_a_broken_connection_is_tried_again_and_nothing_is_lost_or_doubled(online, hub, old):

@@ -229,3 +229,16 @@ def test_a_pattern_that_no_row_matches_is_an_error_before_memory_is_full(tmp_pat
     with pytest.raises(UserError, match=r"a.parquet, row 0 \(from 0\): here begins a document of more than 1,000 "
                                         r"characters, because `starts` '= ' matches no line after it"):
         list(corpus_of(path, starts="= ").documents(0))
+
+
+def test_wikitexts_own_word_count_comes_out_of_its_file_and_of_its_rows_on_the_hub(tmp_path, shared_data):
+    packed = shared_data / "wikitext2" / "valid.txt.gz"
+    with gzip.open(packed, "rt", encoding="utf-8") as file:
+        lines = list(file)
+    rows = rows_of([line if line.strip() else "" for line in lines], tmp_path / "a.parquet")   # as its table has them
+    found = []
+    for path in (packed, rows):
+        corpus = corpus_of(path, starts=" = [^=]")
+        articles = [corpus.text_of(raw) for _, raw in corpus.documents(0)]
+        found.append((len(articles), sum(article.words() for article in articles)))
+    assert found == [(60, 217_646)] * 2
