@@ -23,7 +23,7 @@ SCHEDULER = {"warmup_num_steps": "schedule.warmup_steps", "warmup_type": "schedu
 OPTIMIZERS = {"adam": "adamw", "adamw": "adamw"}
 SCHEDULES = Schedule.__dataclass_fields__["name"].metadata["choices"]
 
-ONLY = {"optimizer.params.adam_w_mode": True, "optimizer.params.torch_adam": True, "optimizer.params.fused": False,
+ONLY = {"optimizer.params.adam_w_mode": True, "optimizer.params.torch_adam": True, "optimizer.params.fused": True,
         "optimizer.params.amsgrad": False, "optimizer.params.bias_correction": True, "optimizer.legacy_fusion": False,
         "scheduler.params.warmup_min_lr": 0, "scheduler.params.warmup_min_ratio": 0,
         "scheduler.params.last_batch_iteration": -1}
@@ -94,6 +94,9 @@ def _block(ds_file: DsFile, block_name: str, known: dict[str, str], name_key: st
 
 
 def _optimizer_name(name: Any, place: str) -> str:
+    if isinstance(name, str) and name.lower() == "muon":
+        raise UserError(f"{place}: optimizer.type is {shown(name)}, whose learning rates mean other step sizes than "
+                        f"those of dstrain's own Muon; remove the block and set optim.name=muon (and optim.muon_lr)")
     if not isinstance(name, str) or name.lower() not in OPTIMIZERS:
         raise UserError(f"{place}: optimizer.type is {shown(name)}, but dstrain builds AdamW itself; "
                         f"write AdamW, or remove the block")
