@@ -14,10 +14,14 @@ from dstrain.runtime.dist import Ranks
 FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 
 
-def compile_trainee(engine: Any, ranks: Ranks) -> None:
-    """Compile the module in a DeepSpeed engine: at its first batches, in training and in validation."""
+def keep_compiled(ranks: Ranks) -> None:
+    """Call it before DeepSpeed is initialized: that compiles a function, and so fixes the folder."""
     with ranks.together("compiling"):
-        keep_in(kept_folder())
+        _keep_in(kept_folder())
+
+
+def compile_trainee(engine: Any) -> None:
+    """Compile the module in a DeepSpeed engine: at its first batches, in training and in validation."""
     # At stage 3 DeepSpeed's hooks stand between the layers. They would be compiled too, once for each kind and place
     # of a layer, until torch gives up with a warning.
     torch._dynamo.trace_rules.add("deepspeed")
@@ -34,7 +38,7 @@ def kept_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dstrain" / "compiled"
 
 
-def keep_in(folder: Path) -> None:
+def _keep_in(folder: Path) -> None:
     """Torch looks at the variable each time it compiles. Ranks may share the folder: torch locks what it writes."""
     probe = folder / f".writable_{os.getpid()}"
     try:

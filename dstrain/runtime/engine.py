@@ -8,7 +8,7 @@ from typing import Any, Callable, Iterator
 
 import torch
 
-from dstrain.runtime.compiled import compile_trainee
+from dstrain.runtime.compiled import compile_trainee, keep_compiled
 from dstrain.runtime.dist import Ranks, deepspeed
 from dstrain.runtime.fragments import (
     MOMENTS, Fragment, check_layout, create_moments, flats, fragments, optimizer_step, own_fragments, partition_range,
@@ -32,6 +32,8 @@ class Engine:
                  recipe: Any, config: dict, ranks: Ranks):
         self.ranks = ranks
         self.stage = config["zero_optimization"]["stage"]
+        if recipe.engine.compile:
+            keep_compiled(ranks)
         with _parameters_born_partitioned(self.stage, config):
             trainee = build_trainee()
         _refuse_what_no_checkpoint_carries(trainee)
@@ -52,7 +54,7 @@ class Engine:
             self._lay_out_matrices()
         self.schedule = build_schedule(recipe.schedule, recipe.run.steps, self.optimizer)
         if recipe.engine.compile:
-            compile_trainee(self.deepspeed, ranks)
+            compile_trainee(self.deepspeed)
 
     @property
     def trainee(self) -> torch.nn.Module:
