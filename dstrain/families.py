@@ -10,6 +10,8 @@ import torch
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
 from dstrain.data.feed import TrainFeed, filler_batch, merge_places, valid_batches
+from dstrain.data.hub import pinned
+from dstrain.data.run_tokenizer import run_tokenizer
 from dstrain.data.size import text_bytes
 from dstrain.infer.sampling import generate
 from dstrain.models.decoder_lm import DecoderLm
@@ -57,7 +59,7 @@ def _lm_shrunk(recipe: Recipe) -> Recipe:
 
 FAMILIES = {
     "lm": Family(
-        name="lm", build_trainee=_lm_trainee, build_objective=_lm_objective,
+        name="lm", pinned=pinned, open_tokenizer=run_tokenizer, build_trainee=_lm_trainee, build_objective=_lm_objective,
         initial_weight=lambda model, name, shape, seed: model.initial(name, shape, seed),
         train_feed=TrainFeed, merge_places=merge_places, valid_batches=valid_batches, filler_batch=filler_batch,
         text_bytes=text_bytes, flops_a_target=_lm_flops, sample=_lm_samples, shrink=_lm_shrunk),

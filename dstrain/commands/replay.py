@@ -10,7 +10,6 @@ from dstrain.config.load import load_saved_recipe
 
 def replay_command(run: Path, step: int, rows: int) -> int:
     """Prints the rows of optimizer step `step`; 1 if they are not those that were trained on."""
-    from dstrain.data.tokenizer import load_tokenizer
     from dstrain.families import family_of
     from dstrain.train.run_folder import RunFolder, read_lines
 
@@ -22,7 +21,7 @@ def replay_command(run: Path, step: int, rows: int) -> int:
         raise UserError(f"--step {step}: this run has steps 1 to {recipe.run.steps}")
     family = family_of(recipe)
     place, tokenizer_folder = _nearest_place(folder, step)
-    tokenizer = load_tokenizer(recipe.tokenizer, folder=tokenizer_folder)
+    tokenizer = family.open_tokenizer(recipe, tokenizer_folder)
     feed = family.train_feed(recipe, tokenizer, 0, 1, place)
     try:
         batch = next(batch for batch in feed if batch.number == step)
@@ -46,7 +45,7 @@ def _nearest_place(folder, step: int) -> tuple[dict | None, Path | None]:
     before = [path for path in good if int(path.name.removeprefix("step_")) < step]
     if before:
         return checkpoint.load(before[-1]).state["place"], before[-1] / "tokenizer"
-    return None, good[0] / "tokenizer" if good else None
+    return None, folder.tokenizer if folder.tokenizer.is_dir() else None
 
 
 def _print_rows(batch, tokenizer, rows: int) -> None:

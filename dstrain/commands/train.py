@@ -23,8 +23,7 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
     except UserError as mistake:  # every rank makes it; the first of each machine says it
         raise mistake if os.environ.get("LOCAL_RANK", "0") == "0" else SaidElsewhere(str(mistake)) from None
 
-    from dstrain.data.tokenizer import load_tokenizer  # after the recipe is known to be good: torch takes its time
-    from dstrain.families import family_of
+    from dstrain.families import family_of  # after the recipe is known to be good: torch takes its time
     from dstrain.runtime.dist import lost_a_rank, start_ranks, stop_ranks
     from dstrain.train.trainer import train
 
@@ -39,7 +38,7 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
         with ranks.together(f"clearing {folder.path}"):  # nobody looks into the folder before it is cleared
             if fresh and ranks.first:
                 folder.clear()
-        train(recipe, family_of(recipe), config, load_tokenizer, ranks)
+        train(recipe, family_of(recipe), config, ranks)
     except RuntimeError as error:
         if not lost_a_rank(error):
             raise

@@ -61,6 +61,10 @@ class Data:
     """sources to train on, mixed by weight"""
     valid: tuple[Source, ...] = ()
     """sources to validate on: read once per validation, every target scored exactly once"""
+    folder: str | None = None
+    """where the data lie on this machine: relative paths start here, and a hub dataset is read from FOLDER/NAME (where
+    `hf download` put it) or else from FOLDER's own files, by split (train.txt.gz, valid.parquet ...); default: the
+    working directory, and the hub"""
     lanes: int | None = bounded(None, low=1, high=MOST_ROWS)
     """independent streams of documents that feed the rows; default: the largest divisor of batch.rows up to 64.
     Another number is another data order"""

@@ -38,7 +38,9 @@ class Case:
     @staticmethod
     def of(recipe: Recipe, ds_config: str | None = None) -> "Case":
         """Dropout is switched on, so that the chance law is proven with the rest."""
-        small = family_of(recipe).shrink(recipe)
+        family = family_of(recipe)
+        recipe = family.pinned(recipe, None)
+        small = family.shrink(recipe)
         if small.model.dropout == 0.0:
             small = replace(small, model=replace(small.model, dropout=0.1))
         lanes = max(lanes for lanes in (1, 2, 4, 8) if lanes <= min(small.data.lanes, recipe.data.lanes))
@@ -48,6 +50,7 @@ class Case:
         folder = Path(tempfile.mkdtemp(prefix="dstrain-doctor-"))
         try:
             config, not_proven = _engine_file(ds_file, small, folder)
+            family.open_tokenizer(recipe, None).save(folder / "tokenizer")  # once: it may be learned from the data
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -57,7 +60,8 @@ class Case:
                            "proven uncompiled",)
         if lanes < max(WORLDS):
             not_proven += (f"more than {lanes} rank: data.lanes is {recipe.data.lanes}",)
-        small = replace(small, engine=replace(small.engine, config=config, compile=False))
+        small = replace(small, tokenizer=str(folder / "tokenizer"),
+                        engine=replace(small.engine, config=config, compile=False))
         return Case(small, folder, compiled=bool(recipe.engine.compile and compiler), not_proven=not_proven)
 
     @property

@@ -12,14 +12,17 @@ from dstrain.config.schema import Recipe
 FIXED = ("family", "model.width", "model.heads", "model.layers", "model.ff", "model.block", "model.positions",
          "tokenizer", "data.train", "data.lanes", "data.block_tokens", "batch.rows", "batch.length", "run.seed")
 # Names of the same thing, or no matter to the numbers.
-IRRELEVANT = ("run.dir", "run.name", "model.preset", "run.tokens", "data.prefetch_steps", "data.bad_share")
+IRRELEVANT = ("run.dir", "run.name", "model.preset", "run.tokens", "data.prefetch_steps", "data.bad_share",
+              "data.workers", "data.prepared")
+# Where data lie may change: that they are the same data is checked by their fingerprint, when they are opened.
+MAY_MOVE = (".path", ".hub", ".revision")
 
 
 def changes_since(saved: Recipe, recipe: Recipe, where: str) -> list[str]:
     """What is different from the recipe of the checkpoint, said in lines; refuses what cannot be continued."""
     before, now = _flat(recipe_to_dict(saved)), _flat(recipe_to_dict(recipe))
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    fixed = [key for key in changed if key.startswith(FIXED) and not key.endswith(".path")]  # files may have moved
+    fixed = [key for key in changed if key.startswith(FIXED) and not key.endswith(MAY_MOVE)]
     if fixed:
         key = fixed[0]
         others = f" (and {len(fixed) - 1} more: {', '.join(fixed[1:])})" if fixed[1:] else ""

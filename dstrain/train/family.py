@@ -36,6 +36,11 @@ class Family:
     """A model builder, a data builder, an objective and a sampler, registered together in dstrain/families.py."""
 
     name: str
+    pinned: Callable[[Recipe, Recipe | None], Recipe]
+    """(recipe, the recipe of the checkpoint that it goes on from) -> the recipe with every moving name of data, such as
+    a branch on the hub, replaced by what it means now, or meant to the checkpoint"""
+    open_tokenizer: Callable[..., Any]
+    """(recipe, folder where this run saved its own or None, say) -> the tokenizer; of a new run it may take time"""
     build_trainee: Callable[[Recipe, Any], torch.nn.Module]
     """(recipe, tokenizer) -> the module that DeepSpeed wraps, with .model inside"""
     build_objective: Callable[[Recipe], Objective]

@@ -26,6 +26,7 @@ class RunFolder:
         self.recipe = self.path / "recipe.yaml"
         self.ds_config = self.path / "ds_config.json"
         self.environment = self.path / "environment.json"
+        self.tokenizer = self.path / "tokenizer"
 
     @staticmethod
     def of(recipe: Recipe) -> "RunFolder":
@@ -37,7 +38,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what dstrain wrote, and nothing else."""
-        for path in (self.checkpoints, self.tensorboard):
+        for path in (self.checkpoints, self.tensorboard, self.tokenizer):
             if path.exists():
                 shutil.rmtree(path)
         for path in (self.metrics, self.ledger, self.recipe, self.ds_config, self.environment):

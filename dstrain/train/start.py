@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any, Callable
 
 from dstrain.config.errors import UserError
@@ -19,24 +20,27 @@ from dstrain.train.run_folder import RunFolder
 from dstrain.train.sinks import NoSinks, Sinks
 from dstrain.train.state import RunState
 
-LoadTokenizer = Callable[..., Any]
 
-
-def newest_checkpoint(folder: RunFolder, recipe: Recipe, ranks: Ranks,
-                      progress: Progress) -> tuple[checkpoint.Loaded | None, list[str]]:
-    """The newest good checkpoint, and what is different in the recipe since then."""
+def newest_checkpoint(folder: RunFolder, recipe: Recipe, family: Family, ranks: Ranks,
+                      progress: Progress) -> tuple[checkpoint.Loaded | None, Recipe, list[str]]:
+    """The newest good checkpoint, the recipe with its data pinned, and what is different in it since then."""
     found = checkpoint.newest_good(folder.checkpoints, ranks, progress.say)
     with ranks.together("going on from a checkpoint"):
         if found is None and checkpoint.committed(folder.checkpoints):
             raise UserError(f"{folder.checkpoints}: no checkpoint there is whole, so nothing can be continued; "
                             "restore one, or start over with --fresh")
-        if found is None:
-            return None, []
-        changes = changes_since(load_saved_recipe(found / "recipe.yaml"), recipe, str(found))
+        saved = None if found is None else load_saved_recipe(found / "recipe.yaml")
+    with ranks.together("looking up the data's revision"):  # by one rank: all must mean the same
+        pinned = family.pinned(recipe, saved) if ranks.first else None
+    recipe = ranks.share(pinned)
+    if found is None:
+        return None, recipe, []
+    with ranks.together("going on from a checkpoint"):
+        changes = changes_since(saved, recipe, str(found))
         loaded = checkpoint.load(found)
         if ranks.first:
             checkpoint.go_on_from(found, loaded.state["best_step"], progress.say)
-    return loaded, changes
+    return loaded, recipe, changes
 
 
 def state_of(loaded: checkpoint.Loaded | None, changes: list[str]) -> RunState:
@@ -58,14 +62,23 @@ def why_finished(recipe: Recipe, state: RunState, folder: RunFolder) -> str | No
     return None
 
 
-def open_data(recipe: Recipe, family: Family, load_tokenizer: LoadTokenizer, loaded: checkpoint.Loaded | None,
-              state: RunState, ranks: Ranks) -> tuple[Any, Any]:
-    """The tokenizer, and this rank's feed from where the run stands; close the feed when done."""
-    with ranks.together("opening tokenizer and data"):
-        tokenizer = load_tokenizer(recipe.tokenizer, folder=None if loaded is None else loaded.folder / "tokenizer")
-        feed = family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, state.place,
+def open_tokenizer(recipe: Recipe, family: Family, loaded: checkpoint.Loaded | None, folder: RunFolder,
+                   progress: Progress, ranks: Ranks) -> Any:
+    """The checkpoint's; of a new run what the first rank fetches or learns, and keeps in the run folder for all."""
+    kept = folder.tokenizer if loaded is None else loaded.folder / "tokenizer"
+    if loaded is None:
+        with ranks.together("making the tokenizer"):
+            if ranks.first:
+                _keep(family.open_tokenizer(recipe, None, progress.say), folder)
+    with ranks.together("opening the tokenizer"):
+        return family.open_tokenizer(recipe, kept, progress.say)
+
+
+def open_feed(recipe: Recipe, family: Family, tokenizer: Any, state: RunState, ranks: Ranks) -> Any:
+    """This rank's steps from where the run stands; close it when done."""
+    with ranks.together("opening the data"):
+        return family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, state.place,
                                  pin=ranks.device.type == "cuda")
-    return tokenizer, feed
 
 
 def check_valid(recipe: Recipe, family: Family, tokenizer: Any, ranks: Ranks) -> None:
@@ -111,3 +124,12 @@ def open_folder(folder: RunFolder, recipe: Recipe, config: dict, start: int, pro
             if dropped:
                 progress.say(f"{dropped} recorded steps after step {start} are dropped: no checkpoint holds them")
     return sinks
+
+
+def _keep(tokenizer: Any, folder: RunFolder) -> None:
+    making = folder.path / ".making_tokenizer"
+    folder.make()
+    for old in (making, folder.tokenizer):
+        shutil.rmtree(old, ignore_errors=True)
+    tokenizer.save(making)
+    making.rename(folder.tokenizer)

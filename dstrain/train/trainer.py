@@ -6,8 +6,7 @@ from typing import Any, Iterator
 
 from dstrain.config.schema import Recipe
 from dstrain.runtime.dist import Ranks
-from dstrain.runtime.peak import peak_flops
-from dstrain.train import announce
+from dstrain.train.announce import say_run
 from dstrain.train.family import Family
 from dstrain.train.keep import save
 from dstrain.train.progress import Progress
@@ -15,17 +14,17 @@ from dstrain.train.rows import ask_why, rows_of_steps
 from dstrain.train.run import Run
 from dstrain.train.run_folder import RunFolder
 from dstrain.train.start import (
-    LoadTokenizer, build_engine, check_valid, newest_checkpoint, open_data, open_folder, state_of,
+    build_engine, check_valid, newest_checkpoint, open_feed, open_folder, open_tokenizer, state_of,
     why_finished)
 from dstrain.train.state import RunState, recipe_text
 from dstrain.train.step import train_step
 from dstrain.train.watch import Watch
 
 
-def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadTokenizer, ranks: Ranks) -> RunState:
+def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks) -> RunState:
     """Train to the recipe's end, from the newest good checkpoint of its run folder if there is one."""
     folder, progress = RunFolder.of(recipe), Progress(recipe.run.steps, shown=ranks.first)
-    loaded, changes = newest_checkpoint(folder, recipe, ranks, progress)
+    loaded, recipe, changes = newest_checkpoint(folder, recipe, family, ranks, progress)
     state = state_of(loaded, changes)
     finished = why_finished(recipe, state, folder)
     if finished is not None:
@@ -35,7 +34,8 @@ def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadToke
         progress.say("\n".join([f"goes on from {loaded.folder}",
                                 *(f"  changed since then: {change}" for change in changes)]))
 
-    tokenizer, feed = open_data(recipe, family, load_tokenizer, loaded, state, ranks)
+    tokenizer = open_tokenizer(recipe, family, loaded, folder, progress, ranks)
+    feed = open_feed(recipe, family, tokenizer, state, ranks)
     try:
         check_valid(recipe, family, tokenizer, ranks)  # better now than at the first validation
         with ranks.together("reading the first step's rows"):
@@ -43,9 +43,10 @@ def train(recipe: Recipe, family: Family, config: dict, load_tokenizer: LoadToke
         engine = build_engine(recipe, family, config, tokenizer, loaded, ranks)
         sinks = open_folder(folder, recipe, config, state.step, progress, ranks)
         try:
-            announce.say_run(progress.say, recipe, family, tokenizer, engine, first, folder, state, ranks)
-            loop(Run(recipe, family, family.build_objective(recipe), tokenizer, engine,
-                     peak_flops(ranks.device, config), folder, sinks, state, progress, ranks), first, feed)
+            run = Run(recipe, family, family.build_objective(recipe), tokenizer, engine, config, folder, sinks, state,
+                      progress, ranks)
+            say_run(run, first)
+            loop(run, first, feed)
         finally:
             sinks.close()
             engine.close()

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from recipe_texts import SMALLEST, recipe_file
 
+from dstrain.config.errors import UserError
 from dstrain.config.load import load_recipe, load_saved_recipe, recipe_from_dict, recipe_names, recipe_to_dict
 
 
@@ -116,3 +117,30 @@ def test_loading_a_recipe_imports_neither_torch_nor_deepspeed():
             "print(sorted({'torch', 'deepspeed', 'numpy'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_folder_is_where_relative_paths_start(tmp_path):
+    sources = "data.train=[{path: a.txt}, {path: /b.txt}]"
+    data = load_recipe(recipe_file(tmp_path), [sources, "data.folder=/texts"]).data
+    assert [source.path for source in data.train] == ["/texts/a.txt", "/b.txt"] and data.folder is None
+
+
+def test_a_hub_dataset_is_taken_from_its_own_folder_or_else_from_the_folder_itself(tmp_path):
+    sources = "data.train=[{hub: some/texts, config: plain, revision: v1}]"
+    source, = load_recipe(recipe_file(tmp_path), [sources, f"data.folder={tmp_path}"]).data.train
+    assert (source.hub, source.config, source.revision) == (str(tmp_path), None, None)
+    (tmp_path / "some" / "texts").mkdir(parents=True)
+    source, = load_recipe(recipe_file(tmp_path), [sources, f"data.folder={tmp_path}"]).data.train
+    assert (source.hub, source.config, source.revision) == (str(tmp_path / "some" / "texts"), "plain", None)
+
+
+def test_a_folder_that_is_not_there_is_a_mistake_where_a_hub_dataset_needs_it(tmp_path):
+    with pytest.raises(UserError, match="data.folder is '/no/such'.*no such folder.*leave it out"):
+        load_recipe(recipe_file(tmp_path), ["data.train=[{hub: some/texts}]", "data.folder=/no/such"])
+
+
+def test_a_warmup_stable_decay_falls_in_the_last_fifth_by_default(tmp_path):
+    asked = ["schedule.name=WarmupStableDecayLR", "run.steps=11"]
+    assert load_recipe(recipe_file(tmp_path), asked).schedule.decay_steps == 3
+    assert load_recipe(recipe_file(tmp_path), [*asked, "schedule.warmup_steps=10"]).schedule.decay_steps == 1
+    assert load_recipe(recipe_file(tmp_path), [*asked, "schedule.decay_steps=5"]).schedule.decay_steps == 5

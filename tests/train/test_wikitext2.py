@@ -14,11 +14,12 @@ pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 def test_wikitext2_tiny_learns_on_two_ranks(tmp_path, shared_data):
     with gzip.open(shared_data / "wikitext2/valid.txt.gz", "rt") as file:
         lines = [next(file) for _ in range(60)]
-    (tmp_path / "valid.txt").write_text("".join(lines))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/valid.txt").write_text("".join(lines))
+    (tmp_path / "texts/train.txt.gz").symlink_to(shared_data / "wikitext2/train.txt.gz")
     done = subprocess.run(
         ["bash", str(ROOT / "launch/local.sh"), "wikitext2-tiny",
-         f"data.train.0.path={shared_data}/wikitext2/train.txt.gz",
-         "data.valid.0.path=valid.txt", "batch.rows=8", "batch.micro_rows=4", "batch.length=64", "run.steps=60",
+         "data.folder=texts", "batch.rows=8", "batch.micro_rows=4", "batch.length=64", "run.steps=60",
          "schedule.warmup_steps=10", "valid.every=20", "checkpoint.every=60", "log.samples=0"],
         cwd=tmp_path, env={**environment(), "TIKTOKEN_CACHE_DIR": str(shared_data / "tiktoken")},
         capture_output=True, text=True, timeout=570, stdin=subprocess.DEVNULL)

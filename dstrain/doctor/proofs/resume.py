@@ -9,7 +9,6 @@ from pathlib import Path
 
 from dstrain.config.engine_json import engine_json
 from dstrain.config.schema import Recipe, Source
-from dstrain.data.tokenizer import load_tokenizer
 from dstrain.doctor.case import Case
 from dstrain.doctor.excerpt import excerpt
 from dstrain.doctor.finding import Finding, exactly
@@ -64,7 +63,7 @@ def run_training(ranks: Ranks, recipe: Recipe, ds_config: str | None) -> None:
     import contextlib
     import io
     with contextlib.redirect_stdout(io.StringIO()):
-        train(recipe, family_of(recipe), engine_json(recipe, ranks.world, "cpu", ds_config), load_tokenizer, ranks)
+        train(recipe, family_of(recipe), engine_json(recipe, ranks.world, "cpu", ds_config), ranks)
 
 
 def forget_after(folder: Path, recipe: Recipe, step: int) -> None:
