@@ -1,4 +1,4 @@
-"""The yardstick: the plainest good PyTorch loop around the same model, with no DeepSpeed and nothing of dstrain's runtime.
+"""The yardstick: the plainest good PyTorch loop around the same model, without DeepSpeed and dstrain's runtime.
 
 It has the same Trainee, weights, batches, micro-batches, loss law, clipping and fused AdamW in two groups, and reads
 its losses as rarely. What differs between its variants is what a careful author would try to make it faster; the
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,13 @@ class BareLoop:
             nll += self.add_gradient(number, batch, counts)
         self.update()
         self.losses.add(nll, counts)
+
+    def flush(self) -> list[float]:
+        """All losses so far."""
+        return self.losses.flush()
+
+    def close(self) -> None:
+        """Nothing outlives the loop itself."""
 
     def add_gradient(self, number: int, batch: Batch, counts: Tensor) -> Tensor:
         rounded = nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
@@ -120,11 +128,11 @@ def fused_adamw(named: dict[str, Tensor], no_decay: Callable[[str], bool], recip
 
 
 def bare_loops(build: Callable[[], nn.Module], recipe: Recipe, device: torch.device, precision: str
-               ) -> dict[str, BareLoop]:
-    """Every variant by name; `build` makes a trainee at its initial weights, anew for each."""
-    kept = {"gradients freed": False, "gradients kept": True}
-    if precision == "fp32":
-        return {f"bare, {name}": BareLoop(build(), recipe, device, keeps) for name, keeps in kept.items()}
-    return {**{f"bare masters, {name}": MastersLoop(build(), recipe, device, keeps) for name, keeps in kept.items()},
-            **{f"bare autocast, {name}": BareLoop(build(), recipe, device, keeps, torch.bfloat16)
-               for name, keeps in kept.items()}}
+               ) -> dict[str, Callable[[], BareLoop]]:
+    """By name what makes every variant; `build` makes a trainee at its initial weights, anew for each."""
+    kinds: dict[str, Callable[[bool], BareLoop]] = {
+        "fp32": {"bare": lambda keeps: BareLoop(build(), recipe, device, keeps)},
+        "bf16": {"bare masters": lambda keeps: MastersLoop(build(), recipe, device, keeps),
+                 "bare autocast": lambda keeps: BareLoop(build(), recipe, device, keeps, torch.bfloat16)}}[precision]
+    return {f"{kind}, gradients {word}": partial(make, keeps)
+            for kind, make in kinds.items() for word, keeps in (("freed", False), ("kept", True))}

@@ -37,15 +37,15 @@ def main() -> None:
     recipe = bench_recipe(arguments.preset, arguments.rows, arguments.micro_rows, arguments.length)
     loops = {f"zero{stage}": DstrainLoop(recipe, f"zero{stage}_{arguments.precision}", arguments.vocab, ranks)
              for stage in STAGES[arguments.precision]}
-    bare = bare_loops(trainee_builder(recipe, arguments.vocab, ranks.device), recipe, ranks.device,
-                      arguments.precision)
+    bare = {name: make() for name, make in bare_loops(trainee_builder(recipe, arguments.vocab, ranks.device), recipe,
+                                                      ranks.device, arguments.precision).items()}
     loops |= bare
     steps = [packed_step(shape_of(recipe, 1), arguments.rows, arguments.length, arguments.vocab, seed)
              for seed in range(DIFFERENT_STEPS)]
     turns = take_turns({name: _turn(loop, steps) for name, loop in loops.items()}, arguments.rounds, warmup_rounds=2,
                        say=lambda text: print(text, file=sys.stderr, flush=True))
-    json.dump(_result(arguments, turns, {name: loop.flush() if name not in bare else loop.losses.flush()
-                                         for name, loop in loops.items()}, list(bare)), sys.stdout)
+    losses = {name: loop.flush() for name, loop in loops.items()}
+    json.dump(_result(arguments, turns, losses, list(bare)), sys.stdout)
     stop_ranks()
 
 

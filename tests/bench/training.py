@@ -1,9 +1,8 @@
-"""dstrain's own step as a contender: train_step through DeepSpeed, metrics collected and read as the trainer does it."""
+"""dstrain's own step as a contender: train_step through DeepSpeed, metrics read as rarely as the trainer does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from packed import AnyVocabulary
 from torch import nn
@@ -57,6 +56,9 @@ class DstrainLoop:
         self.records += self.meter.flush()[0]
         return [record["loss"] for record in self.records]
 
+    def close(self) -> None:
+        self.engine.close()
+
 
 def bench_recipe(preset: str, rows: int, micro_rows: int, length: int, overrides: Sequence[str] = ()) -> Recipe:
     """A preset at a constant learning rate, so that the bare loop needs no schedule; dropout as the preset has it."""
@@ -77,6 +79,3 @@ def trainee_builder(recipe: Recipe, vocab_size: int, device: torch.device) -> Ca
 
     return build
 
-
-def micro_rows_of(recipe: Recipe, micro_rows: int) -> Recipe:
-    return replace(recipe, batch=replace(recipe.batch, micro_rows=micro_rows))
