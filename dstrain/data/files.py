@@ -16,12 +16,10 @@ import pyarrow as pa
 import zstandard
 
 from dstrain.config.errors import UserError
+from dstrain.config.source_rules import ENDINGS, PACKED, READABLE
 from dstrain.data.zstd import open_zst
 
 SAMPLE_BYTES = 65_536
-PACKED = (".gz", ".zst")
-KINDS = (".txt", ".jsonl", ".parquet")
-READABLE = ".txt, .jsonl (each plain, .gz or .zst) and .parquet"
 
 
 def files_named(pattern: str, place: str) -> list[Path]:
@@ -38,7 +36,7 @@ def files_named(pattern: str, place: str) -> list[Path]:
         raise UserError(f"{place}.path: {pattern!r} matches no file (looked in {os.getcwd()}); "
                         f"correct the path or run from the folder that it is relative to")
     for path in files:
-        if kind_of(path) not in KINDS or kind_of(path) == ".parquet" and packing_of(path):
+        if kind_of(path) not in ENDINGS or kind_of(path) == ".parquet" and packing_of(path):
             raise UserError(f"{place}.path: {path} is none of {READABLE}; rename it or narrow the pattern")
     return files
 

@@ -17,8 +17,9 @@ import zstandard
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
+from dstrain.config.source_rules import ENDINGS
 from dstrain.data.columns import check_column, texts_in
-from dstrain.data.files import KINDS, fingerprint_of, kind_of, sound
+from dstrain.data.files import fingerprint_of, kind_of, sound
 from dstrain.data.hub import asking, cached_folder, commit_of, is_folder, is_offline, one_line, unreachable
 from dstrain.data.text import Raw
 from dstrain.data.unpacked import text_bytes_in
@@ -61,9 +62,12 @@ class HubShards:
         if self._opened.stated_bytes:
             return self._opened.stated_bytes
         paths = [Path(name) for name in self._opened.files]
-        if not all(os.path.isfile(path) and kind_of(path) in KINDS for path in paths):
+        if not all(os.path.isfile(path) and kind_of(path) in ENDINGS for path in paths):
             return None
-        sizes = [text_bytes_in(path, self._source.text_field) for path in paths]
+        sizes = []
+        for path in paths:
+            with sound(path):
+                sizes.append(text_bytes_in(path, self._source.text_field))
         return None if None in sizes else sum(sizes)
 
     def where(self, file_number: int, number: int) -> str:

@@ -133,7 +133,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path):
     with pytest.raises(UserError, match=r"data.train.0.path: '.*none.txt' matches no file"):
         documents(tmp_path / "none.txt")
     (tmp_path / "a.csv").write_text("")
-    with pytest.raises(UserError, match="a.csv is none of .txt, .jsonl"):
+    with pytest.raises(UserError, match="a.csv is none of .txt and .jsonl"):
         documents(tmp_path / "a.csv")
     (tmp_path / "a.txt").write_bytes(b"one\ntwo\n\xff\xfe\n")
     with pytest.raises(UserError, match="a.txt: line 3 is not UTF-8"):
