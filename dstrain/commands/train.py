@@ -53,9 +53,12 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
 def _check_what_needs_no_torch(recipe: Recipe, ds_config: str | None) -> None:
     """The commonest mistakes, before torch and DeepSpeed take their seconds to load."""
     engine_json(recipe, int(os.environ.get("WORLD_SIZE", 1)), "cuda", ds_config)  # fp16 on a CPU is refused later
+    if recipe.data.prepared is not None:
+        return
     for split, sources in (("train", recipe.data.train), ("valid", recipe.data.valid)):
         for number, source in enumerate(sources):
-            Corpus(source, number, split)
+            if source.hub is None:  # the hub is asked once, by one rank, when it is known what a checkpoint has pinned
+                Corpus(source, number, split)
 
 
 def _may_start_over(folder: RunFolder, yes: bool) -> None:
