@@ -7,48 +7,57 @@ import socket
 import sys
 import time
 from importlib import metadata
-from typing import Any, Callable
+from typing import Any
 
 import torch
 
 from dstrain import __version__
+from dstrain.config.offload import offload_in_words
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import shape_of
 from dstrain.runtime.dist import Ranks
-from dstrain.runtime.engine import Engine
-from dstrain.train.family import Family
 from dstrain.train.progress import duration
+from dstrain.train.run import Run
 from dstrain.train.run_folder import RunFolder, write_json
-from dstrain.train.state import RunState, recipe_text
+from dstrain.train.state import recipe_text
 
 PACKAGES = ("torch", "deepspeed", "tiktoken", "datasets", "numpy", "tensorboard")
 
 
-def say_run(say: Callable[[str], None], recipe: Recipe, family: Family, tokenizer: Any, engine: Engine, first: Any,
-            folder: RunFolder, state: RunState, ranks: Ranks) -> None:
-    """Model, data, shape: a user should see a wrong number here, not after a night."""
-    batch, shape = recipe.batch, shape_of(recipe, ranks.world)
-    parameters = engine.parameters
-    tokens = recipe.run.steps * batch.rows * batch.length
-    stats = first.stats
-    say(f"run        {folder.path}" + (f", from step {state.step} on" if state.step else ""))
-    say(f"model      {family.name}, {parameters / 1e6:.{1 if parameters >= 1e6 else 3}f}M parameters ({parameters:,})")
-    say(f"data       {tokens:,} positions in {recipe.run.steps:,} steps, {tokens / parameters:.2g} per parameter; "
-        f"{_epochs(recipe, family, tokens, _bytes_a_target(first, tokenizer))}")
-    padding = 1 - stats["scored"] / max(1, stats["positions"])
-    say(f"           first step: {100 * padding:.1f} % of the positions are padding, "
+def say_run(run: Run, first: Any) -> None:
+    """Model, data, shape: a user should see a wrong number here, not after a night. All ranks call it together."""
+    say, recipe, state, engine, world = run.progress.say, run.recipe, run.state, run.engine, run.ranks.world
+    batch, schedule, shape, parameters = recipe.batch, recipe.schedule, shape_of(recipe, world), engine.parameters
+    a_step, rows = batch.rows * batch.length, world * shape.accumulation * shape.micro_rows
+    positions, steps_left = recipe.run.steps * a_step, recipe.run.steps - state.step
+    stats = _of_all_ranks(first, run)
+    scored = stats["scored"] / max(1, stats["positions"])
+
+    say(f"run        {run.folder.path}" + (f", from step {state.step} on" if state.step else ""))
+    say(f"model      {run.family.name}, {parameters / 1e6:.{1 if parameters >= 1e6 else 3}f}M parameters "
+        f"({parameters:,})")
+    say(f"data       {positions:,} positions in {recipe.run.steps:,} steps, {positions / parameters:.2g} per parameter; "
+        f"{_epochs(run, positions * scored, stats['bytes'] / max(1, stats['scored']))}")
+    say(f"           step {first.number}: {100 * (1 - scored):.1f} % of the positions are padding, "
         f"{stats['documents']} documents begin, {stats['cut']} of them go on in a later row")
-    say(f"step       {batch.rows} rows x {batch.length} = {batch.rows * batch.length:,} positions: "
+    if recipe.data.prepared is not None:
+        say(f"           read from the shards in {recipe.data.prepared}")
+    say(f"step       {batch.rows} rows x {batch.length} = {a_step:,} positions: "
         f"{shape.world} rank(s) x {shape.accumulation} micro-batch(es) of {shape.micro_rows} rows "
-        f"(train_batch_size {shape.world * shape.accumulation * shape.micro_rows})")
+        f"(train_batch_size {rows}" + (f", {rows - batch.rows} of them empty)" if rows > batch.rows else ")"))
+    say(f"optimizer  {engine.optimizer_summary()}; by {schedule.name}, warm-up {schedule.warmup_steps} steps")
+    say(f"engine     {recipe.engine.config}: ZeRO stage {engine.stage} on {run.ranks.device.type}, "
+        f"{torch.get_num_threads()} thread(s) a rank")
+    offload = offload_in_words(run.config, parameters, world)
+    if offload is not None:
+        say(f"offload    {offload}")
+    if recipe.valid.patience is not None:
+        say(f"early end  after {recipe.valid.patience} validation(s) in a row, one every {recipe.valid.every} steps, "
+            f"without a smaller loss" + (f"; {state.without_better} so far" if state.without_better else ""))
     if recipe.log.samples and recipe.data.valid and not engine.holds_whole_model:
         say("samples    none: at ZeRO stage 3 no rank holds the whole model; use `dstrain generate` on a checkpoint")
-    say(f"engine     {recipe.engine.config}: ZeRO stage {engine.stage} on {ranks.device.type}, "
-        f"{torch.get_num_threads()} thread(s) a rank; "
-        f"lr {recipe.optim.lr:g} by {recipe.schedule.name}, warm-up {recipe.schedule.warmup_steps} steps")
-    steps = recipe.run.steps - state.step
-    flops = steps * batch.rows * batch.length * family.flops_a_target(recipe, parameters)
-    say(f"time       roughly {duration(expected_seconds(flops, engine.dtype, ranks))} for {steps:,} steps, "
+    flops = steps_left * a_step * run.family.flops_a_target(recipe, parameters)
+    say(f"time       roughly {duration(expected_seconds(flops, engine.dtype, run.ranks))} for {steps_left:,} steps, "
         f"guessed from what matrix products run at here; the progress line measures it")
 
 
@@ -77,14 +86,17 @@ def freeze(folder: RunFolder, recipe: Recipe, config: dict, ranks: Ranks) -> Non
         "command": sys.argv})
 
 
-def _epochs(recipe: Recipe, family: Family, tokens: int, bytes_a_target: float) -> str:
-    text_bytes = family.text_bytes(recipe)
+def _of_all_ranks(first: Any, run: Run) -> dict[str, int]:
+    """What the first step's rows hold, and the UTF-8 bytes that their targets stand for."""
+    bytes_of_token = torch.as_tensor(run.tokenizer.token_bytes())
+    targets = torch.cat([batch.labels_BT[batch.labels_BT >= 0] for batch in first.micro_batches])
+    own = {key: first.stats[key] for key in ("scored", "positions", "documents", "cut")}
+    of_ranks = run.ranks.gather(own | {"bytes": int(bytes_of_token[targets].sum())})
+    return {key: sum(of_rank[key] for of_rank in of_ranks) for key in of_ranks[0]}
+
+
+def _epochs(run: Run, targets: float, bytes_a_target: float) -> str:
+    text_bytes = run.family.text_bytes(run.recipe)
     if not text_bytes or not bytes_a_target:
         return "epochs unknown until the data was read once"
-    return f"about {tokens * bytes_a_target / text_bytes:.2f} epochs of {text_bytes / 1e6:,.1f} MB text"
-
-
-def _bytes_a_target(first: Any, tokenizer: Any) -> float:
-    """UTF-8 bytes that a target of the first step stands for, on average."""
-    targets = torch.cat([batch.labels_BT[batch.labels_BT >= 0] for batch in first.micro_batches])
-    return float(torch.as_tensor(tokenizer.token_bytes())[targets].double().mean()) if len(targets) else 0.0
+    return f"about {targets * bytes_a_target / text_bytes:.2f} epochs of {text_bytes / 1e6:,.1f} MB text"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dstrain.config.schema import Recipe, Source
+from dstrain.runtime.peak import peak_flops
 from dstrain.train.run import Run
 
 WAIT_SHARE = "perf/data_wait_share"
@@ -19,8 +20,9 @@ class Gauges:
     """Sums of what the data feed says of each step. Shares are of all ranks' rows, memory is this rank's."""
 
     def __init__(self, run: Run):
-        self.run, self.ranks = run, run.ranks
+        self.ranks = run.ranks
         self.shares = share_tags(run.recipe)
+        self.peak = peak_flops(run.ranks.device, run.config)
         self.flops_a_target = run.family.flops_a_target(run.recipe, run.engine.parameters)
         self._clear()
 
@@ -48,8 +50,8 @@ class Gauges:
                  WAIT_SHARE: max(waits) / window_s}  # of the rank that waits longest: the others wait for it
         if sum(targets):
             shown |= {tag: count / sum(targets) for tag, count in zip(self.shares, targets)}
-        if self.run.peak is not None:
-            shown["perf/mfu"] = tokens_per_s * self.flops_a_target / (self.run.peak * self.ranks.world)
+        if self.peak is not None:
+            shown["perf/mfu"] = tokens_per_s * self.flops_a_target / (self.peak * self.ranks.world)
         return shown | self._memory()
 
     def _memory(self) -> dict[str, float]:

@@ -24,8 +24,8 @@ class Run:
     objective: Objective
     tokenizer: Any
     engine: Engine
-    peak: float | None
-    """FLOP/s of one device in this run's precision, where they are known"""
+    config: dict
+    """DeepSpeed's settings, resolved"""
     folder: RunFolder
     sinks: Sinks | NoSinks
     state: RunState

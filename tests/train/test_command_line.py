@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from small_run import environment, lay_out, read_lines
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def dstrain(place: Path, *arguments: str, **options):
 
 
 def test_a_run_leaves_what_the_design_promises(place):
-    done = dstrain(place, "train", "small.yaml")
+    done = dstrain(place, "train", "small.yaml", "log.norms_every=4", "valid.patience=9")
     assert done.returncode == 0, done.stderr
     run = place / "runs/small"
     records = [line for line in read_lines(run / "metrics.jsonl") if "split" not in line]
@@ -41,9 +42,9 @@ def test_a_run_leaves_what_the_design_promises(place):
         "best", "latest", "step_00000004", "step_00000006"]
     assert (run / "checkpoints/latest").read_text() == "step_00000006\n"
     assert all((run / name).is_file() for name in ("recipe.yaml", "ds_config.json", "environment.json", "ledger.jsonl"))
-    assert list((run / "tensorboard").glob("events.*"))
-    for word in ("parameters", "epochs", "padding", "roughly", "train_batch_size 8", "micro-batch"):
-        assert word in done.stdout
+    for words in FIRST_SCREEN:
+        assert words in done.stdout
+    check_tensorboard(run, records, scores)
 
     again = dstrain(place, "train", "small.yaml")
     assert again.returncode == 0 and "finished already" in again.stdout
@@ -64,6 +65,42 @@ def test_a_run_leaves_what_the_design_promises(place):
     (place / "corpus.txt").write_text((place / "corpus.txt").read_text().replace("less", "plus"))
     other = dstrain(place, "replay", "runs/small", "--step", "1")
     assert other.returncode == 1 and "but the ledger has 0123456789abcdef" in other.stdout
+
+
+FIRST_SCREEN = (
+    "0.025M parameters (25,376)",                               # 257 x 32, two blocks of 8,544, and 64
+    "data       1,536 positions in 6 steps, 0.061 per parameter",  # 6 x 8 x 32
+    "epochs of 0.0 MB text", "step 1: 0.0 % of the positions are padding",
+    "step       8 rows x 32 = 256 positions: 1 rank(s) x 2 micro-batch(es) of 4 rows (train_batch_size 8)",
+    "optimizer  AdamW, lr 0.0006, weight decay 0.1; by WarmupCosineLR, warm-up 2 steps",
+    "engine     zero1_fp32: ZeRO stage 1 on cpu",
+    "early end  after 9 validation(s) in a row, one every 3 steps, without a smaller loss\n",
+    "time       roughly", "for 6 steps")
+"""what a run says before its first step; offload, shards and Muon only where there are any"""
+
+
+def check_tensorboard(run: Path, records: list[dict], scores: list[dict]) -> None:
+    """Every step, at its number; norms at steps 1 and 4; what is shown at logs, after every second step, at those."""
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    steps = {tag: [event.step for event in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
+    for tag in ("train/loss", "train/lr", "train/grad_norm", "perf/tokens_per_s", "data/wait"):
+        assert steps.pop(tag) == [1, 2, 3, 4, 5, 6]
+    for tag in ("loss", "perplexity", "targets", "bits_per_byte", "word_perplexity"):
+        assert steps.pop(f"valid/{tag}") == [3, 6]
+    for tag in ("data/pad_share", "data/bad_lines", "perf/data_wait_share", "mem/resident_gib"):
+        assert steps.pop(tag) == [2, 3, 4, 6]  # and before a validation: step 3
+    parts = ["embed", "norm", *(f"blocks.{block:02}.{part}" for block in (0, 1)
+                                for part in ("attention", "attention_norm", "ff", "ff_norm"))]
+    for part in parts:
+        for kind in ("gradient_norm", "weight_norm", "update_norm", "update_per_weight"):
+            assert steps.pop(f"{kind}/{part}") == [1, 4]
+    assert steps == {}  # one source has no share, fp32 no loss scale, AdamW no other lr
+    for tag, key in (("train/loss", "loss"), ("train/lr", "lr"), ("train/grad_norm", "grad_norm")):
+        assert [event.value for event in board.Scalars(tag)] == pytest.approx([r[key] for r in records], rel=1e-6)
+    assert [event.value for event in board.Scalars("valid/loss")] == pytest.approx(
+        [score["loss"] for score in scores], rel=1e-6)
+    assert [event.step for event in board.Tensors("samples/1/text_summary")] == [3, 6]
 
 
 def test_more_steps_go_on_and_another_model_is_refused(place):
