@@ -10,7 +10,7 @@ from deepspeed.runtime import bf16_optimizer
 
 def quieten_deepspeed() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # That Muon is not one of DeepSpeed's own optimizers is meant so, and tests/dist/test_muon.py tests what it warns of.
+    # Warns that Muon is none of its own optimizers: meant so, and tested at each stage (tests/dist/test_muon.py).
     logging.getLogger("DeepSpeed").addFilter(lambda record: "untested optimizer" not in record.getMessage())
     # Prints the memory in use four times at every start of ZeRO-1 in bf16.
     bf16_optimizer.see_memory_usage = lambda message, force=False: None

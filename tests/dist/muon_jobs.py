@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ import torch
 from rank_jobs import build
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from dstrain.config.schema import Recipe
+from dstrain.config.schema import Recipe, Schedule
 from dstrain.data.tokenizer import load_tokenizer
+from dstrain.doctor.case import Case
 from dstrain.doctor.proofs.resume import run_training
 from dstrain.doctor.short_run import cut
 from dstrain.families import family_of
@@ -22,6 +24,13 @@ from dstrain.runtime.fragments import gradient_fragments
 from dstrain.train.step import train_step
 
 Fragments = list[tuple[str, int, torch.Tensor]]
+
+
+def with_muon(case: Case) -> Case:
+    """The case with Muon, at a learning rate of its own."""
+    recipe = replace(case.recipe, optim=replace(case.recipe.optim, name="muon", muon_lr=5e-3),
+                     schedule=Schedule(warmup_steps=2, floor=0.1))
+    return replace(case, recipe=recipe)
 
 
 class Seen(NamedTuple):

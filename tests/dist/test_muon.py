@@ -1,45 +1,28 @@
-"""Muon on real ranks: its rule at every ZeRO stage, and all that AdamW promises, skipping and resuming included."""
+"""Muon's rule on real ranks at every ZeRO stage, against a few lines of float64; nothing of it in a skipped step."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
-from muon_jobs import restore, watched_steps
-from safetensors.torch import load_file
+from muon_jobs import watched_steps, with_muon
 
-from dstrain.config.schema import Schedule
 from dstrain.doctor.proofs.masks import fresh_trainee
-from dstrain.doctor.proofs.resume import differences_after_two_stops, forget_after, resumable, run_to_end
-from dstrain.doctor.proofs.same_curve import STEPS, compare, run
 from dstrain.doctor.reference import reference_step
 from dstrain.doctor.short_run import whole
-from dstrain.runtime import checkpoint
-from dstrain.runtime.rank_group import RankError
-from dstrain.train.run_folder import RunFolder, read_lines
 
 pytestmark = pytest.mark.ranks
 # Relative to the update. Measured: 1.5e-6 (Newton-Schulz in fp32 against float64) and 1.3e-5 (AdamW where a gradient is
-# nothing but rounding). Between shapes Muon's updates differ by 5e-6, and losses over 20 steps by 1e-8.
-MUON_BOUND, ADAMW_BOUND, LOSS_BOUND, BF16_LOSS_BOUND = 2e-5, 1e-4, 1e-6, 5e-3
+# nothing but rounding).
+MUON_BOUND, ADAMW_BOUND = 2e-5, 1e-4
 CLIP = 0.25  # of a gradient whose norm is more than four times that
 
 
 @pytest.fixture(scope="module")
 def muon(case):
-    """The small quickstart recipe with Muon at a learning rate of its own."""
-    recipe = replace(case.recipe, optim=replace(case.recipe.optim, name="muon", muon_lr=5e-3),
-                     schedule=Schedule(warmup_steps=2, floor=0.1))
-    return replace(case, recipe=recipe)
-
-
-@pytest.fixture(scope="module")
-def one_rank(muon):
-    return run(muon, 1, 8, "zero1_fp32")
+    return with_muon(case)
 
 
 @pytest.fixture(scope="module")
@@ -134,27 +117,6 @@ def test_matrices_were_cut_between_ranks(muon):
     assert cut == {2: 2, 3: 6}
 
 
-@pytest.mark.parametrize("ds_config, world", [("zero0_fp32", 2), ("zero1_fp32", 4), ("zero2_fp32", 3), ("zero3_fp32", 4),
-                                              ("offloaded", 2), ("sub_groups", 3)])
-def test_twenty_losses_and_all_rows_are_those_of_one_rank(muon, one_rank, tmp_path, ds_config, world):
-    own = {"offloaded": {"stage": 2, "offload_optimizer": {"device": "cpu"}},
-           "sub_groups": {"stage": 3, "sub_group_size": 3000, "offload_optimizer": {"device": "cpu"}}}
-    if ds_config in own:
-        path = tmp_path / f"{ds_config}.json"
-        path.write_text(json.dumps({"zero_optimization": own[ds_config]}))
-        ds_config = str(path)
-    error, other_rows = compare(one_rank, [run(muon, world, 2, ds_config)])
-    assert len(one_rank.losses) == STEPS and other_rows == 0
-    assert error <= LOSS_BOUND
-
-
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_bf16_stays_within_its_bound_of_fp32(muon, one_rank, stage):
-    error, other_rows = compare(one_rank, [run(muon, 2, 2, f"zero{stage}_bf16")])
-    assert other_rows == 0
-    assert error <= BF16_LOSS_BOUND
-
-
 @pytest.mark.parametrize("ds_config", ["zero0_fp32", "zero1_fp32", "zero2_fp32", "zero3_fp32", "zero1_bf16"])
 def test_a_nan_on_one_rank_skips_the_step_on_all_and_changes_no_bit(muon, ds_config):
     for rank in muon.ranks(2).run(watched_steps, muon.recipe, ds_config, 4, 3):
@@ -166,70 +128,3 @@ def test_a_nan_on_one_rank_skips_the_step_on_all_and_changes_no_bit(muon, ds_con
 
 def differing(one, other):
     return sum(not torch.equal(a, b) for (_, _, a), (_, _, b) in zip(one, other, strict=True))
-
-
-@pytest.mark.parametrize("world, ds_config", [
-    (1, "zero1_fp32"), (2, "zero0_fp32"), (3, "zero2_fp32"), (3, "zero3_fp32"), (2, "zero1_bf16"), (2, "zero3_bf16")])
-def test_stopped_twice_and_continued_is_bit_identical(muon, world, ds_config):
-    differences, compared = differences_after_two_stops(muon, world, ds_config)
-    assert differences == [] and compared == 6 + 6 + 3 * 5  # metrics and ledger lines, files of three checkpoints
-
-
-@pytest.fixture(scope="module")
-def straight(muon):
-    """A run on two ranks with ZeRO-2, with checkpoints at steps 2, 4 and 6."""
-    folder = muon.folder / "straight-muon"
-    run_to_end(muon, resumable(muon.recipe), folder, 2, "zero2_fp32")
-    return folder
-
-
-@pytest.mark.parametrize("world, ds_config", [(1, "zero0_fp32"), (3, "zero3_fp32"), (4, "zero1_fp32")])
-def test_continued_on_another_shape_has_the_same_rows_and_losses(muon, straight, tmp_path, world, ds_config):
-    recipe = resumable(muon.recipe)
-    moved = tmp_path / "moved"
-    shutil.copytree(straight, moved)
-    forget_after(moved, recipe, 2)
-    run_to_end(muon, replace(recipe, batch=replace(recipe.batch, micro_rows=1)), moved, world, ds_config)
-    before, after = (RunFolder(folder / "run") for folder in (straight, moved))
-    assert read_lines(before.ledger) == read_lines(after.ledger)
-    for one, other in zip(read_lines(before.metrics), read_lines(after.metrics), strict=True):
-        assert other["loss"] == pytest.approx(one["loss"], rel=LOSS_BOUND)
-        assert (other["lr"], other["tokens"]) == (one["lr"], one["tokens"])
-
-
-def test_a_checkpoint_holds_each_moment_of_the_parameters_that_have_it(straight, stacked, initial):
-    folder = straight / "run/checkpoints/step_00000006"
-    names = {kind: set(load_file(folder / f"optimizer-{kind}.safetensors")) for kind in (
-        "exp_avg", "exp_avg_sq", "momentum")}
-    assert names["momentum"] == set(stacked)
-    assert names["exp_avg"] == names["exp_avg_sq"] == set(initial) - set(stacked)
-    assert all(values.any() for values in load_file(folder / "optimizer-momentum.safetensors").values())
-
-
-@pytest.mark.parametrize("saved_by, continued_with", [("muon", "adamw"), ("adamw", "muon")])
-def test_another_optimizer_than_the_checkpoints_is_refused(muon, straight, tmp_path, saved_by, continued_with):
-    recipes = {"muon": muon.recipe, "adamw": replace(muon.recipe, optim=replace(
-        muon.recipe.optim, name="adamw", muon_lr=None))}
-    folder = straight
-    if saved_by == "adamw":
-        folder = tmp_path / "adamw"
-        run_to_end(muon, replace(resumable(recipes["adamw"]), run=replace(muon.recipe.run, name="run", steps=2)), folder, 2)
-    saved = folder / "run/checkpoints/step_00000002"
-    with pytest.raises(RankError, match="UserError.*holds the optimizer's .*set optim.name back"):
-        muon.ranks(2).run(restore, recipes[continued_with], "zero2_fp32", saved, tmp_path)
-    assert not list(tmp_path.glob("step_*"))
-
-
-def test_a_checkpoint_from_before_there_was_muon_loads(muon, tmp_path):
-    """Its manifest does not say which moments there are: AdamW's two."""
-    recipe = replace(muon.recipe, optim=replace(muon.recipe.optim, name="adamw", muon_lr=None))
-    run_to_end(muon, replace(resumable(recipe), run=replace(recipe.run, name="run", steps=2)), tmp_path, 2)
-    saved = tmp_path / "run/checkpoints/step_00000002"
-    manifest = json.loads((saved / "manifest.json").read_text())
-    assert manifest["format"] == 1 and manifest.pop("moments") == ["exp_avg", "exp_avg_sq"]
-    (saved / "manifest.json").write_text(json.dumps(manifest))
-    assert checkpoint.verify(saved) is None
-    assert muon.ranks(2).run(restore, recipe, "zero3_fp32", saved, tmp_path) == [2, 2]
-    for name in ("model", "optimizer-exp_avg", "optimizer-exp_avg_sq"):
-        again = (tmp_path / "step_00000002" / f"{name}.safetensors").read_bytes()
-        assert again == (saved / f"{name}.safetensors").read_bytes()
