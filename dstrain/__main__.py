@@ -83,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
                          help="DeepSpeed JSON; wins over the recipe's engine.config")
     command.add_argument("--only", metavar="PROOF", action="append", help="run this proof alone (may be repeated)")
 
+    command = _add(commands, "prepare", _prepare, "tokenize a recipe's data once, for machines without text or network",
+                   "dstrain prepare quickstart --out prepared/quickstart\n"
+                   "  dstrain train quickstart data.prepared=prepared/quickstart")
+    _add_recipe(command)
+    command.add_argument("--out", metavar="DIR", help="where to write; default: data.prepared, or prepared/RUN_NAME")
+
     command = _add(commands, "eval", _eval, "score a run on its validation data", "dstrain eval runs/quickstart")
     _add_run(command)
 
@@ -129,6 +135,11 @@ def _train(arguments: argparse.Namespace) -> None:
 def _doctor(arguments: argparse.Namespace) -> int:
     from dstrain.commands.doctor import doctor_command
     return doctor_command(arguments.recipe, arguments.overrides, arguments.deepspeed_config, arguments.only)
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from dstrain.commands.prepare import prepare_command
+    return prepare_command(arguments.recipe, arguments.overrides, arguments.out)
 
 
 def _eval(arguments: argparse.Namespace) -> None:

@@ -132,7 +132,7 @@ class PreparedCorpus:
         while not shards or not shards[-1].last:
             path = shard_path(self._folder, len(shards))
             try:
-                shards.append(Shard.opened(path))
+                shards.append(Shard.opened(path).continuing(shards[-1].next if shards else (0, 0)))
             except FileNotFoundError:
                 raise UserError(f"{self.name}: is not prepared to its end ({path} is missing); run the same dstrain "
                                 f"prepare again, which goes on from there") from None

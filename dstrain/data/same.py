@@ -1,4 +1,4 @@
-"""Whether shards are of the text, and made with the tokenizer, that a recipe asks for: told by what was written down."""
+"""Whether shards are of the text and the tokenizer that a recipe asks for: told by what was written down of them."""
 
 from __future__ import annotations
 

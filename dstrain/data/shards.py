@@ -78,8 +78,16 @@ class Shard:
         fields["malformed"] = {row: (where, reason) for row, where, reason in fields["malformed"]}
         shard = Shard(path=path, **fields | {name: tuple(fields[name]) for name in ("first", "next")})
         if size != shard._index_start + INDEX_BYTES * shard.rows + length + _TAIL_BYTES:
-            raise DamagedShard(f"it has {size} bytes, not those of its {shard.tokens} tokens and {shard.rows} documents")
+            raise DamagedShard(f"it has {size} bytes, which is not what {shard.tokens} tokens in {shard.rows} documents "
+                               f"take")
         return shard
+
+    def continuing(self, first: tuple[int, int]) -> Shard:
+        """This one, if it begins where the one before it ends: a whole shard may be another one's copy."""
+        if self.first != first:
+            raise DamagedShard(f"it begins at file {self.first[0]}, document {self.first[1]}, not at {first[0]}, "
+                               f"{first[1]}")
+        return self
 
     def check(self) -> None:
         """Reads all of it and compares the hash."""

@@ -169,8 +169,8 @@ def test_a_skip_says_how_many_documents_it_passed_and_in_which_time(tmp_path, mo
     said = []
     monkeypatch.setattr(one_pass, "_LONG_SKIP_S", 0.0)
     steps_of(recipe_of(path, rows=1, lanes=1), 1, place=place, warn=said.append)
-    assert len(said) == 1 and re.fullmatch(r"data.train.0: skipped 1,234 documents in \d+\.\d s; `dstrain prepare` makes "
-                                           r"this instant", said[0])
+    assert len(said) == 1 and re.fullmatch(r"data.train.0: skipped 1,234 documents in \d+\.\d s; `dstrain prepare` "
+                                           r"makes this instant", said[0])
 
 
 def test_a_stopped_reader_gives_up_between_two_documents(tmp_path):
