@@ -36,8 +36,9 @@ def say_run(run: Run, first: Any) -> None:
     say(f"run        {run.folder.path}" + (f", from step {state.step} on" if state.step else ""))
     say(f"model      {run.family.name}, {parameters / 1e6:.{1 if parameters >= 1e6 else 3}f}M parameters "
         f"({parameters:,})")
+    epochs = _epochs(run, positions * scored, stats["bytes"] / max(1, stats["scored"]))
     say(f"data       {positions:,} positions in {recipe.run.steps:,} steps, {positions / parameters:.2g} per parameter; "
-        f"{_epochs(run, positions * scored, stats['bytes'] / max(1, stats['scored']))}")
+        f"{epochs}")
     say(f"           step {first.number}: {100 * (1 - scored):.1f} % of the positions are padding, "
         f"{stats['documents']} documents begin, {stats['cut']} of them go on in a later row")
     if recipe.data.prepared is not None:
@@ -55,7 +56,7 @@ def say_run(run: Run, first: Any) -> None:
         say(f"early end  after {recipe.valid.patience} validation(s) in a row, one every {recipe.valid.every} steps, "
             f"without a smaller loss" + (f"; {state.without_better} so far" if state.without_better else ""))
     if recipe.log.samples and recipe.data.valid and not engine.holds_whole_model:
-        say("samples    none: at ZeRO stage 3 no rank holds the whole model; use `dstrain generate` on a checkpoint")
+        say("samples    written by all ranks together, each layer gathered for each token; none with log.samples=0")
     flops = steps_left * a_step * run.family.flops_a_target(recipe, parameters)
     say(f"time       roughly {duration(expected_seconds(flops, engine.dtype, run.ranks))} for {steps_left:,} steps, "
         f"guessed from what matrix products run at here; the progress line measures it")

@@ -6,6 +6,7 @@ import contextlib
 from typing import Any, ContextManager
 
 from dstrain.config.errors import UserError
+from dstrain.runtime.generating import all_ranks_generate
 from dstrain.runtime.norms import Measured
 from dstrain.train.evaluate import evaluate
 from dstrain.train.gauges import WAIT_SHARE, Gauges
@@ -58,15 +59,19 @@ class Watch:
         is_best = run.state.scored(scores["loss"])
         run.sinks.write_scores(run.state.step, "valid", scores)
         run.progress.scores(run.state.step, scores, is_best)
-        if run.ranks.first and run.engine.holds_whole_model and run.recipe.log.samples:
+        if run.recipe.log.samples:
             self.write_samples()
         self.restart_clock()
         return is_best
 
     def write_samples(self) -> None:
-        run = self.run
+        """By the first rank alone where it has the whole model, else by all ranks together."""
+        run, alone = self.run, self.run.engine.holds_whole_model
+        if alone and not run.ranks.first:
+            return
         try:
-            texts = run.family.sample(run.engine.model, run.tokenizer, run.recipe)
+            with contextlib.nullcontext() if alone else all_ranks_generate(run.engine):
+                texts = run.family.sample(run.engine.model, run.tokenizer, run.recipe)
         except UserError as mistake:  # such as a prompt that is too long: no reason to lose the run
             run.progress.say(f"no samples: {mistake}")
             return
