@@ -60,11 +60,15 @@ def test_bf16_norms_are_near_those_of_the_reference(case, recipe, reference, sta
         assert tuple(norms[name]) == pytest.approx(reference[name], rel=3e-2), name
 
 
-@pytest.mark.parametrize("ds_config", ["zero0_fp32", "zero2_fp32", "zero1_bf16", "zero3_bf16"])
-def test_all_gradients_together_have_the_recorded_norm_clipped(case, recipe, ds_config):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("ds_config", ["zero0_fp32", "zero2_fp32", "zero1_bf16", "zero3_bf16", "zero2_offload_bf16",
+                                       "zero3_offload_param_bf16"])
+def test_all_gradients_together_have_the_recorded_norm_clipped(case, recipe, ds_config, optimizer):
+    recipe = replace(recipe, optim=replace(recipe.optim, name=optimizer))
     for norms, recorded in case.ranks(2).run(measured_steps, recipe, ds_config, 3)[0]:
         assert Norms.together(list(norms.values())).gradient == pytest.approx(
             min(recorded, recipe.optim.clip), rel=1e-4)
+        assert all(of_name.update > 0 for of_name in norms.values())
 
 
 @pytest.mark.parametrize("ds_config", ["zero0_fp32", "zero1_bf16", "zero3_fp32"])
