@@ -22,13 +22,13 @@ def short_run_with_counts(ranks: Ranks, recipe: Recipe) -> list[int]:
         return [int((cut(batch, 1).labels_BT != -100).sum()) for batch in next(feed).micro_batches]
 
 
-def build(ranks: Ranks, recipe: Recipe, ds_config: str) -> Engine:
-    """An engine at its initial weights."""
+def build(ranks: Ranks, recipe: Recipe, ds_config: str, **settings) -> Engine:
+    """An engine at its initial weights; `settings` go past dstrain's checks to DeepSpeed."""
     family, tokenizer = family_of(recipe), load_tokenizer(recipe.tokenizer)
     return Engine(lambda: family.build_trainee(recipe, tokenizer),
                   lambda trainee: lambda name, shape: family.initial_weight(
                       trainee.model, name, shape, recipe.run.seed),
-                  recipe, engine_json(recipe, ranks.world, "cpu", ds_config), ranks)
+                  recipe, {**engine_json(recipe, ranks.world, "cpu", ds_config), **settings}, ranks)
 
 
 def live_elements_at_stage_3(ranks: Ranks, recipe: Recipe, ds_config: str) -> tuple[int, int, int]:
