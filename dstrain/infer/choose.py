@@ -77,11 +77,13 @@ def _drawn(how: Choosing, logits_BV: Tensor, uniform_B: Tensor, rounding: float)
     unsure_BV, whole_p_BV = None, p_BV
     if how.top_k:
         keep_BV, unsure_BV = kept_by_top_k(below_best_BV, how.top_k, slack_B1)
-        p_BV = p_BV.masked_fill(~keep_BV, 0.0)
+        p_BV = p_BV * keep_BV
+        if how.top_p < 1.0:
+            below_best_BV = below_best_BV.masked_fill(~keep_BV, -torch.inf)
     if how.top_p < 1.0:
         keep_BV, also_unsure_BV = kept_by_top_p(below_best_BV, p_BV, how.top_p, slack_B1, how.temperature)
         unsure_BV = also_unsure_BV if unsure_BV is None else unsure_BV | also_unsure_BV
-        p_BV = p_BV.masked_fill(~keep_BV, 0.0)
+        p_BV = p_BV * keep_BV
     cumulated_BV = p_BV.cumsum(dim=-1)
     total_B1 = cumulated_BV[:, -1:]
     tokens_B1 = torch.searchsorted(cumulated_BV, uniform_B[:, None] * total_B1, right=True)

@@ -109,6 +109,12 @@ def test_a_mistake_is_one_line_and_exit_code_two(typed, options, message):
     assert code == 2 and message in said and said.count("\n") == 1 and text == ""
 
 
+def test_a_way_of_choosing_that_cannot_be_is_said_before_the_model_is_loaded(typed, monkeypatch):
+    monkeypatch.setattr("dstrain.commands.generate.load_trained", None)
+    for options in (["--top-k", "5"], ["--seed", "0"], [*LIVELY, "--top-p", "2"]):
+        assert typed(*options)[0] == 2
+
+
 CHILD = """
 import sys, time
 sys.path.insert(0, sys.argv.pop(1))

@@ -151,6 +151,13 @@ def test_ties_of_two_equal_tokens(how, uniform, tie):
     assert choose(how, torch.zeros(1, 2), None, uniform_B, 1e-5).tie_B.tolist() == [tie]
 
 
+def test_the_penalty_moves_rounding_too():
+    """20 is exact to 20e-5, and its half lies 15e-5 from an unseen 10.00015, which is as inexact."""
+    logits_BV, seen_BV = torch.tensor([[20.0, 10.00015, 0.0]]).double(), torch.tensor([[True, False, False]])
+    assert choose(Choosing(repetition_penalty=2.0), logits_BV, seen_BV, None, 1e-5).tie_B.tolist() == [True]
+    assert choose(Choosing(repetition_penalty=2.0), logits_BV, seen_BV, None, 5e-6).tie_B.tolist() == [False]
+
+
 def test_the_coldest_draw_ties_where_the_best_token_does():
     for temperature in (1e-320, 1e-9):
         for logits, tie in (([1.0, 1.0 - 1e-7], True), ([1.0, 0.9], False)):

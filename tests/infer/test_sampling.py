@@ -197,14 +197,16 @@ def test_logprobs_stay_the_models_own():
 def test_the_penalty_is_for_tokens_of_prompt_and_continuation_but_not_for_the_start():
     model = model_of()
     with torch.no_grad():
-        model.embed.weight.zero_()                                      # the bias alone decides, see below
+        model.embed.weight.zero_()
     favourite = torch.zeros(257, dtype=torch.float64)
-    favourite[[97, 98, 99, 256]] = torch.tensor([4.0, 3.0, 2.5, 1.9], dtype=torch.float64)
+    favourite[[97, 98, 99, 256]] = torch.tensor([4.0, 3.0, 2.5, 2.2], dtype=torch.float64)
     model.logits = lambda hidden: favourite.expand(len(hidden), -1)
     assert generate(model, BYTES, ["z"], 4)[0].text == "aaaa"
-    # halved once seen, not once a time: a 4, b 3, then c 2.5, and then a again, at 2, before end-of-text at 1.9
-    assert generate(model, BYTES, ["z"], 5, repetition_penalty=2.0)[0].text == "abcaa"
-    assert generate(model, BYTES, ["ba"], 2, repetition_penalty=2.0)[0].text == "ca"
+    # halved once seen, not once a time: a 4, b 3, c 2.5, and then end-of-text, at 2.2 still, before a at 2
+    result, = generate(model, BYTES, ["z"], 5, repetition_penalty=2.0)
+    assert (result.text, result.stopped) == ("abc", "eot")
+    favourite[256] = -9.0
+    assert generate(model, BYTES, ["ba"], 4, repetition_penalty=2.0)[0].text == "caaa"
 
 
 def following(text: str, prompt: str) -> DecoderLm:
@@ -218,7 +220,7 @@ def following(text: str, prompt: str) -> DecoderLm:
         place[0] += 1
         return logits_BV
 
-    model.logits = logits
+    model.logits, model.steps = logits, lambda: place[0] - len(prompt.encode())
     return model
 
 
@@ -233,7 +235,9 @@ def following(text: str, prompt: str) -> DecoderLm:
     ("aab", ["ab"], "a", 3),
 ])
 def test_a_stop_string_ends_the_text_before_it_and_no_token_comes_after_it(text, stops, expected, tokens):
-    result, = generate(following(text, "stop: four"), BYTES, ["stop: four"], 50, stop=stops)
+    model = following(text, "stop: four")
+    result, = generate(model, BYTES, ["stop: four"], 50, stop=stops)
+    assert model.steps() == tokens + (stops == ["four"])                # none was computed after it
     assert result.text == expected and BYTES.decode(result.ids) == text.encode()[:tokens].decode()
     assert result.stopped == ("eot" if stops == ["four"] else "stop") and len(result.logprobs) == len(result.ids)
 

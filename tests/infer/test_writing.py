@@ -66,6 +66,7 @@ def test_half_a_character_is_held_back_until_it_is_whole():
 def test_the_stop_string_that_is_complete_first_counts_and_of_several_the_longest():
     assert first_stop("abcd", ["cd", "bc"]) == (1, 3)
     assert first_stop("abcd", ["c", "bc", "abc"]) == (0, 3)
+    assert first_stop("abcd", ["abcd", "b"]) == (1, 2)
     assert first_stop("abcd", ["x"]) is None and first_stop("abab", ["b"]) == (1, 2)
 
 
