@@ -37,8 +37,8 @@ def say_run(run: Run, first: Any) -> None:
     say(f"model      {run.family.name}, {parameters / 1e6:.{1 if parameters >= 1e6 else 3}f}M parameters "
         f"({parameters:,})")
     epochs = _epochs(run, positions * scored, stats["bytes"] / max(1, stats["scored"]))
-    say(f"data       {positions:,} positions in {recipe.run.steps:,} steps, {positions / parameters:.2g} per parameter; "
-        f"{epochs}")
+    say(f"data       {positions:,} positions in {recipe.run.steps:,} steps, "
+        f"{positions / parameters:.2g} per parameter; {epochs}")
     say(f"           step {first.number}: {100 * (1 - scored):.1f} % of the positions are padding, "
         f"{stats['documents']} documents begin, {stats['cut']} of them go on in a later row")
     if recipe.data.prepared is not None:

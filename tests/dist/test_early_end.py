@@ -47,8 +47,8 @@ def test_a_run_ends_after_as_many_worse_validations_as_patience_says(ended):
         "step_00000001", "step_00000002", "step_00000003"]  # the best, a regular one, and where it ended
     assert (run.checkpoints / "best").read_text() == "step_00000001\n"
     assert [line for line in lines if line.startswith("ended early")] == [
-        f"ended early at step 3: no better validation loss for 2 validation(s); best {scores[0]['loss']:.4f} at step 1, "
-        f"kept in {run.checkpoints / 'best'}"]
+        "ended early at step 3: no better validation loss for 2 validation(s); "
+        f"best {scores[0]['loss']:.4f} at step 1, kept in {run.checkpoints / 'best'}"]
     assert any(line.startswith("early end") and "after 2 validation(s)" in line for line in lines)
 
 

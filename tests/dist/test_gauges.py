@@ -41,6 +41,20 @@ def test_shares_are_those_of_all_ranks_rows(case):
     assert sum(steps * share for steps, share in zip((2, 1, 1, 2), first)) / 6 == pytest.approx(0.75, abs=0.05)
 
 
+@pytest.mark.parametrize("late_ms, low, high", [(0, 0.0, 0.5), (500, 0.5, 1.0)])
+def test_the_share_of_time_spent_waiting_is_that_of_the_rank_that_waits_longest(case, late_ms, low, high):
+    """Steps of a few hundredths of a second, before each of which the second rank waits half a second."""
+    folder, recipe = case.new_folder("slow"), resumable(case.recipe)
+    recipe = replace(recipe, run=replace(recipe.run, dir=str(folder)), log=replace(recipe.log, norms_every=0))
+    told = case.ranks(2).run(training, recipe, "zero1_fp32", "slow feed", late_ms)
+    assert [of_rank.error for of_rank in told] == [None, None]
+    board = EventAccumulator(str(folder / "run" / "tensorboard"))
+    board.Reload()
+    shares = [event.value for event in board.Scalars("perf/data_wait_share")]
+    assert len(shares) == 6 and low <= sum(shares[1:]) / 5 <= high  # the first step's rows came before the clock ran
+    assert shares[0] < 0.5
+
+
 def test_sources_have_short_names_and_one_alone_has_no_share():
     sources = (Source(path="/data/wiki 103/*.jsonl.zst", weight=2.0), Source(hub="Salesforce/wikitext"),
                Source(embedded="python-stdlib"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -74,6 +76,20 @@ def _feed_that_fails(error: type[Exception]):
     return plant
 
 
+def _slow_feed(ranks: Ranks, at: int):
+    """On the last rank, each step's rows are `at` milliseconds late."""
+    inner = TrainFeed.__next__
+
+    def late(self):
+        step = inner(self)
+        if ranks.rank == ranks.world - 1:
+            time.sleep(at / 1000)
+            step = replace(step, wait_s=step.wait_s + at / 1000)
+        return step
+
+    return patch.object(TrainFeed, "__next__", late)
+
+
 def _still_parameter(ranks: Ranks, at: int):
     """The last norm's bias gets the gradient 0, and no weight decay either."""
     inner = DecoderLm.__init__
@@ -104,4 +120,5 @@ def _still_parameter_and_nan_loss(ranks: Ranks, at: int):
 
 
 FAULTS = {"bad rows": _feed_that_fails(UserError), "broken feed": _feed_that_fails(ZeroDivisionError),
+          "slow feed": _slow_feed,
           "still parameter": _still_parameter, "still parameter, nan": _still_parameter_and_nan_loss}
