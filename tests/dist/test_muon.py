@@ -99,13 +99,13 @@ def share_of_third_step(recipe):
 
 def test_first_step_is_that_of_the_float64_reference_gradient(muon, initial, stacked):
     """The whole way, from the rows on. Newton-Schulz lifts small singular values up to 485-fold, and rounding with
-    them: measured 1e-5 of the update, for a gradient that is right to 1e-6."""
+    them: measured 5e-6 of the update, for a gradient that is right to 2e-7."""
     _, gradient = reference_step(muon.recipe)
     seen = muon.ranks(3).run(watched_steps, muon.recipe, "zero3_fp32", 1)
     found = whole([rank.weights[0] for rank in seen], {name: weight.shape for name, weight in initial.items()})
     for name, count in stacked.items():
         expected = muon_reference(initial[name], [gradient[name]], count, [2.5e-3])
-        assert float((found[name] - expected).norm() / (expected - initial[name]).norm()) < 10 * MUON_BOUND
+        assert float((found[name] - expected).norm() / (expected - initial[name]).norm()) < MUON_BOUND
 
 
 def test_matrices_were_cut_between_ranks(muon):
