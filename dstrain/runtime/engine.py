@@ -11,8 +11,8 @@ import torch
 from dstrain.runtime.compiled import compile_trainee, keep_compiled
 from dstrain.runtime.dist import Ranks, deepspeed
 from dstrain.runtime.fragments import (
-    MOMENTS, Fragment, check_layout, create_moments, flats, fragments, optimizer_step, own_fragments, partition_range,
-    places, set_optimizer_step)
+    MOMENTS, Fragment, check_layout, create_moments, flats, forget_gradients, fragments, optimizer_step,
+    own_fragments, partition_range, places, set_optimizer_step)
 from dstrain.runtime.matrices import lay_out
 from dstrain.runtime.muon import Muon
 from dstrain.runtime.optimizer import Guarded, build_optimizer, hidden_matrices, summary
@@ -77,7 +77,10 @@ class Engine:
     def update(self) -> bool:
         """Apply the step's gradient, or on all ranks nothing where it is NaN or Inf. Says whether it was applied."""
         self.deepspeed.step()
-        return self.deepspeed.was_step_applied()
+        applied = self.deepspeed.was_step_applied()
+        if not applied:
+            forget_gradients(self.deepspeed)
+        return applied
 
     def lr(self) -> float:
         """The learning rate that the next update will use, as it stands in the optimizer itself: of AdamW's groups."""

@@ -117,6 +117,14 @@ def flats(engine, stage: int) -> list[torch.Tensor]:
     return [flat for flat, _ in _flats_and_rules(engine, stage)]
 
 
+def forget_gradients(engine) -> None:
+    """After a skipped step: with offload at stages 1 and 2 DeepSpeed would keep the sum over the micro-batches, NaN and
+    all, add the next step's to it, and skip every step from there on."""
+    if getattr(engine.optimizer, "cpu_offload", False):
+        sums = engine.optimizer.averaged_gradients
+        sums.update(dict.fromkeys(sums))
+
+
 def _inner(engine) -> torch.optim.Optimizer:
     return engine.basic_optimizer
 

@@ -40,10 +40,11 @@ class _Fp16Group:
         return self.group.run(in_fp16, self.overflow_at, function, *args)
 
 
-def fp16_file(folder: Path, stage: int, **fp16: Any) -> str:
+def fp16_file(folder: Path, stage: int, offload: bool = False, **fp16: Any) -> str:
     """An engine file whose scale starts at 1,024: far from any overflow of the small model."""
-    path = folder / f"fp16_{stage}_{'_'.join(f'{key}_{value}' for key, value in fp16.items())}.json"
-    path.write_text(json.dumps({"zero_optimization": {"stage": stage},
+    path = folder / f"fp16_{stage}_{offload}_{'_'.join(f'{key}_{value}' for key, value in fp16.items())}.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": stage,
+                                                      "offload_optimizer": {"device": "cpu"} if offload else None},
                                 "fp16": {"enabled": True, "initial_scale_power": 10, **fp16}}))
     return str(path)
 

@@ -58,9 +58,10 @@ def test_first_gradient_is_within_its_bound_of_a_float64_reference(case, half, t
     assert error_at(half, expected, 2, micro_rows=2, ds_config=fp16_file(tmp_path, stage)) <= GRADIENT_BOUND
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_an_overflow_on_one_rank_skips_on_all_halves_the_scale_and_changes_no_bit(case, half, tmp_path, stage):
-    config = fp16_file(tmp_path, stage, hysteresis=1)
+@pytest.mark.parametrize("stage, offload", [(1, False), (2, False), (3, False), (2, True), (3, True)])
+def test_an_overflow_on_one_rank_skips_on_all_halves_the_scale_and_changes_no_bit(
+        case, half, tmp_path, stage, offload):
+    config = fp16_file(tmp_path, stage, offload, hysteresis=1)
     ranks = overflowing(case, 3).ranks(2).run(steps_of, case.recipe, config, 5)
     straight = half.ranks(2).run(steps_of, case.recipe, config, 5)[0]
     for seen in ranks:
