@@ -11,6 +11,7 @@ import torch
 from rank_jobs import build
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe, Schedule
 from dstrain.data.tokenizer import load_tokenizer
 from dstrain.doctor.case import Case
@@ -99,8 +100,9 @@ def lrs_of_training(ranks: Ranks, recipe: Recipe, ds_config: str) -> list[dict[s
     return of_steps
 
 
-def restore(ranks: Ranks, recipe: Recipe, ds_config: str, folder: Path, again: Path) -> int:
-    """A checkpoint into a fresh engine, which saves it at once in `again`; the update count that was restored."""
+def restore(ranks: Ranks, recipe: Recipe, ds_config: str, folder: Path, again: Path) -> int | str:
+    """A checkpoint into a fresh engine, which saves it at once in `again`; the update count that was restored, or why
+    it was refused."""
     engine = build(ranks, recipe, ds_config)
     try:
         loaded = checkpoint.load(folder)
@@ -108,6 +110,8 @@ def restore(ranks: Ranks, recipe: Recipe, ds_config: str, folder: Path, again: P
         state = {key: value for key, value in loaded.state.items() if key not in ("optimizer_step", "loss_scale")}
         checkpoint.save(again, engine, state, lambda where: None, ranks)
         return engine.optimizer_step()
+    except UserError as mistake:
+        return str(mistake)
     finally:
         engine.close()
 
