@@ -31,6 +31,7 @@ LEAST_S = 10
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what is running on the way out
     arguments = _arguments()
     if arguments.list:
         print("\n".join(f"{check.name:<22}{check.claim}" for check in CHECKS))
@@ -190,4 +191,8 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C; what was done is in the JSON file", file=sys.stderr)
+        sys.exit(130)
