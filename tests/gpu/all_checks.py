@@ -102,7 +102,7 @@ class Running:
     def result(self) -> dict:
         seconds = round(time.monotonic() - self.began, 1)
         noted = json.loads(self.notes.read_text()) if self.notes.exists() else {}
-        said = self.log.read_text(errors="replace").splitlines()[-25:]
+        said = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()][-25:]
         if self.outcome.exists():
             outcome = json.loads(self.outcome.read_text())
             status = {True: "passed", False: "failed", None: NEEDS_GPU}[outcome["passed"]]

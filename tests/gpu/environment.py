@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -10,11 +11,14 @@ import subprocess
 import sys
 import time
 from importlib import metadata
+from pathlib import Path
 
 NEEDED = {"torch": "torch", "deepspeed": "deepspeed", "numpy": "numpy", "yaml": "pyyaml", "tiktoken": "tiktoken",
-          "tensorboard": "tensorboard", "hjson": "hjson", "pydantic": "pydantic", "psutil": "psutil",
-          "packaging": "packaging", "einops": "einops", "msgpack": "msgpack", "cpuinfo": "py-cpuinfo", "tqdm": "tqdm"}
-"""module -> package: dstrain's own that the checks use, and what DeepSpeed imports"""
+          "tensorboard": "tensorboard", "zstandard": "zstandard", "pyarrow": "pyarrow", "datasets": "datasets",
+          "hjson": "hjson", "pydantic": "pydantic", "psutil": "psutil", "packaging": "packaging", "einops": "einops",
+          "msgpack": "msgpack", "cpuinfo": "py-cpuinfo", "tqdm": "tqdm"}
+"""module -> package: what dstrain imports on its way (of datasets only the version, for environment.json), and what
+DeepSpeed does"""
 SHOWN = ("torch", "triton", "deepspeed", "numpy", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-nccl-cu12",
          "nvidia-nccl-cu13", "tiktoken", "tensorboard")
 
@@ -25,6 +29,9 @@ def missing_packages() -> list[str]:
 
 def describe() -> dict:
     import torch
+
+    for module in ("dstrain.families", "dstrain.train.trainer"):  # what is missing is said now, not by every check
+        importlib.import_module(module)
 
     from_gpu = {}
     if torch.cuda.is_available():
@@ -57,4 +64,5 @@ def _version(name: str) -> str | None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     print(json.dumps(describe()))
