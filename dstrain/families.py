@@ -59,7 +59,8 @@ def _lm_shrunk(recipe: Recipe) -> Recipe:
 
 FAMILIES = {
     "lm": Family(
-        name="lm", pinned=pinned, open_tokenizer=run_tokenizer, build_trainee=_lm_trainee, build_objective=_lm_objective,
+        name="lm", pinned=pinned, open_tokenizer=run_tokenizer,
+        build_trainee=_lm_trainee, build_objective=_lm_objective,
         initial_weight=lambda model, name, shape, seed: model.initial(name, shape, seed),
         train_feed=TrainFeed, merge_places=merge_places, valid_batches=valid_batches, filler_batch=filler_batch,
         text_bytes=text_bytes, flops_a_target=_lm_flops, sample=_lm_samples, shrink=_lm_shrunk),

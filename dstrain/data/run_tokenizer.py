@@ -1,4 +1,4 @@
-"""A run's tokenizer: as a checkpoint or a prepared folder holds it, else by its name, else learned from the run's data."""
+"""A run's tokenizer: as a checkpoint or a prepared folder holds it, else by name, else learned from the run's data."""
 
 from __future__ import annotations
 

@@ -78,8 +78,7 @@ class Shard:
         fields["malformed"] = {row: (where, reason) for row, where, reason in fields["malformed"]}
         shard = Shard(path=path, **fields | {name: tuple(fields[name]) for name in ("first", "next")})
         if size != shard._index_start + INDEX_BYTES * shard.rows + length + _TAIL_BYTES:
-            raise DamagedShard(f"it has {size} bytes, which is not what {shard.tokens} tokens in {shard.rows} documents "
-                               f"take")
+            raise DamagedShard(f"it has {size} bytes, not what {shard.tokens} tokens in {shard.rows} documents take")
         return shard
 
     def continuing(self, first: tuple[int, int]) -> Shard:

@@ -8,9 +8,10 @@ from dstrain.config.errors import UserError
 from dstrain.config.load import recipe_to_dict
 from dstrain.config.schema import Recipe
 
-# A change here would be another run: other batches, another network or another random stream.
+# A change here would be another run: other batches, another network, other moments or another random stream.
 FIXED = ("family", "model.width", "model.heads", "model.layers", "model.ff", "model.block", "model.positions",
-         "tokenizer", "data.train", "data.lanes", "data.block_tokens", "batch.rows", "batch.length", "run.seed")
+         "tokenizer", "data.train", "data.lanes", "data.block_tokens", "batch.rows", "batch.length", "optim.name",
+         "run.seed")
 # Names of the same thing, or no matter to the numbers.
 IRRELEVANT = ("run.dir", "run.name", "model.preset", "run.tokens", "data.prefetch_steps", "data.bad_share",
               "data.workers", "data.prepared")

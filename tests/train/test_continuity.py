@@ -1,0 +1,34 @@
+"""What a recipe may change when its run goes on, what it may not, and what is said of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from dstrain.config.errors import UserError
+from dstrain.config.load import recipe_from_dict
+from dstrain.train.continuity import changes_since
+
+RECIPE = {"family": "lm", "model": {"preset": "tiny"}, "batch": {"rows": 4, "micro_rows": 2, "length": 8},
+          "data": {"train": [{"hub": "some/texts", "revision": "a" * 40}]}, "run": {"name": "one", "steps": 10}}
+
+
+def changed(section: str, **values):
+    return recipe_from_dict({**RECIPE, section: {**RECIPE.get(section, {}), **values}})
+
+
+@pytest.mark.parametrize("section, key, value", [("optim", "name", "muon"), ("batch", "rows", 8), ("run", "seed", 2),
+                                                 ("model", "dropout", None), ("model", "width", 128)])
+def test_what_would_be_another_run_is_refused(section, key, value):
+    with pytest.raises(UserError, match=f"{section}.{key} is {value!r}.*would be another run"):
+        changes_since(recipe_from_dict(RECIPE), changed(section, **{key: value}), "there")
+
+
+def test_what_may_change_is_said_and_where_data_lie_is_nobodys_business():
+    assert changes_since(recipe_from_dict(RECIPE), changed("optim", lr=0.5), "there") == ["optim.lr: 0.0006 -> 0.5"]
+    assert changes_since(recipe_from_dict(RECIPE), changed("data", workers=1, prepared="shards"), "there") == []
+
+
+def test_a_dataset_may_move_because_its_fingerprint_is_compared_when_it_is_opened():
+    moved = changed("data", train=[{"hub": "/copy/of/texts", "revision": None}])
+    said = changes_since(recipe_from_dict(RECIPE), moved, "there")
+    assert [line.partition(":")[0] for line in said] == ["data.train.0.hub", "data.train.0.revision"]
