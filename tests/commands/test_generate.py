@@ -116,7 +116,8 @@ def test_a_way_of_choosing_that_cannot_be_is_said_before_the_model_is_loaded(typ
 
 
 CHILD = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)                # also below a shell that ignores it
 sys.path.insert(0, sys.argv.pop(1))
 import test_generate
 from dstrain.__main__ import main
