@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +72,7 @@ def _attention(q_BTHD: Tensor, k_BTHD: Tensor, v_BTHD: Tensor, can_attend_B1TT: 
                backend: SDPBackend | None) -> tuple[Tensor, ...]:
     """Output and gradients, in the layout that nn/attention.py hands over; causal without a mask."""
     leaves = [x.detach().requires_grad_() for x in (q_BTHD, k_BTHD, v_BTHD)]
-    with sdpa_kernel([*BACKENDS.values()] if backend is None else [backend]):
+    with nullcontext() if backend is None else sdpa_kernel([backend]):
         out_BHTD = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in leaves), attn_mask=can_attend_B1TT,
                                                   is_causal=can_attend_B1TT is None)
         out_BTHD = out_BHTD.transpose(1, 2)

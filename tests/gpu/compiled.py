@@ -17,8 +17,9 @@ from pathlib import Path
 
 from frame import Here, Outcome, judge
 
-ENGINES = ("zero1_fp32", "zero3_fp32", "zero1_bf16")
-LOSSES = {"fp32": 1e-5, "bf16": 5e-3}
+ENGINES = ("zero1_fp32", "zero3_fp32")
+"""compiled in bf16 are the speed checks' loops, whose losses are compared there"""
+LOSSES = 1e-5
 SECOND_START = 0.7
 """of the first start's time to compile, at most"""
 PROGRAM = Path(__file__).resolve()
@@ -32,7 +33,6 @@ def show(here: Here) -> Outcome:
     for name in engines:
         cache = here.folder / f"cache-{name}"
         first, second = (_start(here, name, cache, starts) for starts in ("first", "second"))
-        bound = LOSSES[name[-4:]]
         figures[name] = {"losses": first["losses_off"], "eager_first_step_s": first["eager_first_step_s"],
                          "first_start_s": first["compiled_first_step_s"],
                          "second_start_s": second["compiled_first_step_s"],
@@ -41,12 +41,12 @@ def show(here: Here) -> Outcome:
         share = ((second["compiled_first_step_s"] - first["eager_first_step_s"])
                  / (first["compiled_first_step_s"] - first["eager_first_step_s"]))
         figures[name]["second_start_share"] = share
-        holds |= {f"{name}: losses {first['losses_off']:.1e}": first["losses_off"] <= bound,
-                  f"{name}: losses of the second start {second['losses_off']:.1e}": second["losses_off"] <= bound,
+        holds |= {f"{name}: losses {first['losses_off']:.1e}": first["losses_off"] <= LOSSES,
+                  f"{name}: losses of the second start {second['losses_off']:.1e}": second["losses_off"] <= LOSSES,
                   f"{name}: it did not compile": first["compiled_first_step_s"] > first["eager_first_step_s"],
                   f"{name}: a second start takes {share:.2f} of the first": here.rehearsing or share <= SECOND_START}
-    return judge(here, holds, figures, f"losses {LOSSES['fp32']:.0e} relative in fp32, {LOSSES['bf16']:.0e} in bf16; a "
-                 f"second start compiles in at most {SECOND_START} of the first one's time")
+    return judge(here, holds, figures, f"losses {LOSSES:.0e} relative; a second start compiles in at most "
+                 f"{SECOND_START} of the first one's time")
 
 
 def _start(here: Here, ds_config: str, cache: Path, which: str) -> dict:

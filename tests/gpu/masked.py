@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -59,5 +60,5 @@ def _leaks(here: Here, model: torch.nn.Module, batch, tokenizer, backend: str | 
 
 def _hidden(here: Here, model: torch.nn.Module, batch, backend: str | None) -> torch.Tensor:
     batch = batch.to(here.device)
-    with torch.no_grad(), sdpa_kernel([*BACKENDS.values()] if backend is None else [BACKENDS[backend]]):
+    with torch.no_grad(), nullcontext() if backend is None else sdpa_kernel([BACKENDS[backend]]):
         return model(**batch.inputs(), keys_B=row_keys(1, 1, batch.rows_B)).hidden_BTD

@@ -17,7 +17,7 @@ def changed(section: str, **values):
 
 
 @pytest.mark.parametrize("section, key, value", [("optim", "name", "muon"), ("batch", "rows", 8), ("run", "seed", 2),
-                                                 ("model", "dropout", None), ("model", "width", 128)])
+                                                 ("model", "width", 128)])
 def test_what_would_be_another_run_is_refused(section, key, value):
     with pytest.raises(UserError, match=f"{section}.{key} is {value!r}.*would be another run"):
         changes_since(recipe_from_dict(RECIPE), changed(section, **{key: value}), "there")
