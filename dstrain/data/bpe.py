@@ -143,8 +143,12 @@ def _figures(sample: Sample) -> dict[str, int]:
 def _told(sample: Sample) -> str:
     figures = _figures(sample)
     bad = f", {sample.malformed:,} malformed ones passed over" if sample.malformed else ""
-    return (f"{figures['bytes'] / 1e6:,.1f} MB of text in {figures['documents']:,} documents, out of "
-            f"{sample.read_bytes / 1e6:,.1f} MB read{bad}")
+    return (f"{_size(figures['bytes'])} of text in {figures['documents']:,} documents, out of "
+            f"{_size(sample.read_bytes)} read{bad}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count:,} bytes"
 
 
 def _library() -> str:
