@@ -11,6 +11,7 @@ from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
 from dstrain.data.feed import TrainFeed, filler_batch, merge_places, valid_batches
 from dstrain.data.hub import pinned
+from dstrain.data.prepared import as_prepared
 from dstrain.data.run_tokenizer import run_tokenizer
 from dstrain.data.size import text_bytes
 from dstrain.infer.sampling import generate
@@ -26,6 +27,11 @@ def family_of(recipe: Recipe) -> Family:
     if recipe.family not in FAMILIES:
         raise UserError(f"family: {recipe.family!r} is none of {', '.join(FAMILIES)}")
     return FAMILIES[recipe.family]
+
+
+def _pinned(recipe: Recipe, saved: Recipe | None) -> Recipe:
+    """Prepared shards know what they were made from: no network is asked."""
+    return pinned(recipe if recipe.data.prepared is None else as_prepared(recipe), saved)
 
 
 def _lm_trainee(recipe: Recipe, tokenizer: Any) -> torch.nn.Module:
@@ -59,7 +65,7 @@ def _lm_shrunk(recipe: Recipe) -> Recipe:
 
 FAMILIES = {
     "lm": Family(
-        name="lm", pinned=pinned, open_tokenizer=run_tokenizer,
+        name="lm", pinned=_pinned, open_tokenizer=run_tokenizer,
         build_trainee=_lm_trainee, build_objective=_lm_objective,
         initial_weight=lambda model, name, shape, seed: model.initial(name, shape, seed),
         train_feed=TrainFeed, merge_places=merge_places, valid_batches=valid_batches, filler_batch=filler_batch,

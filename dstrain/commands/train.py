@@ -9,6 +9,7 @@ from dstrain.config.engine_json import engine_json
 from dstrain.config.errors import LostRank, SaidElsewhere, UserError
 from dstrain.config.load import load_recipe
 from dstrain.config.schema import Recipe
+from dstrain.data.prepared import as_prepared, sources_of
 from dstrain.data.sources import Corpus
 from dstrain.train.run_folder import RunFolder
 
@@ -53,9 +54,10 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
 def _check_what_needs_no_torch(recipe: Recipe, ds_config: str | None) -> None:
     """The commonest mistakes, before torch and DeepSpeed take their seconds to load."""
     engine_json(recipe, int(os.environ.get("WORLD_SIZE", 1)), "cuda", ds_config)  # fp16 on a CPU is refused later
-    if recipe.data.prepared is not None:
-        return
     for split, sources in (("train", recipe.data.train), ("valid", recipe.data.valid)):
+        if recipe.data.prepared is not None:
+            sources_of(as_prepared(recipe), split)
+            continue
         for number, source in enumerate(sources):
             if source.hub is None:  # the hub is asked once, by one rank, when it is known what a checkpoint has pinned
                 Corpus(source, number, split)

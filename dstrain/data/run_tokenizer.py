@@ -7,10 +7,9 @@ from pathlib import Path
 
 from dstrain.config.schema import Recipe
 from dstrain.data.bpe import learn_bpe
-from dstrain.data.tokenizer import Tokenizer, load_tokenizer
+from dstrain.data.tokenizer import LEARNED, Tokenizer, load_tokenizer
 
 TOKENIZER_FOLDER = "tokenizer"
-LEARNED = "bpe:"
 
 
 def run_tokenizer(recipe: Recipe, folder: Path | None = None, say: Callable[[str], None] = print) -> Tokenizer:
