@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dstrain.__main__ import main
 from dstrain.config.errors import UserError
 from dstrain.config.load import load_recipe
 from dstrain.doctor.case import Case
@@ -101,6 +102,19 @@ def test_one_lane_is_proven_on_one_rank_and_said(case_of, tmp_path):
     case = case_of([f"data.train=[{{path: {tmp_path}/all.txt}}]", "data.valid=[]", "data.lanes=1"])
     assert case.worlds == (1,) and "data.lanes is 1" in case.not_proven[0]
     assert all(proven(case, *PROOFS).values())
+
+
+@pytest.mark.ranks
+def test_shards_a_learned_tokenizer_and_muon_in_a_schedule_that_falls_late_are_proven(case_of, tmp_path, monkeypatch):
+    """Proofs make texts of their own, which no shard holds; the tokenizer is learned once for all of them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "all.txt").write_text("".join(f"line {n} says that {n} and one are {n + 1}\n" for n in range(900)))
+    source = f"{{path: {tmp_path}/all.txt, documents: lines}}"
+    recipe = [f"data.train=[{source}]", f"data.valid=[{source}]", "tokenizer=bpe:300"]
+    assert main(["prepare", "quickstart", *recipe, "--out", "made"]) == 0
+    case = case_of([*recipe, "data.prepared=made", "optim.name=muon", "schedule.name=WarmupStableDecayLR"])
+    assert "the shards in made" in case.not_proven[0]
+    assert all(proven(case, "labels", "schedule", "resume").values())
 
 
 @pytest.mark.ranks

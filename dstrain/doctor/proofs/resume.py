@@ -49,8 +49,9 @@ def resumable(recipe: Recipe, valid: tuple[Source, ...] = ()) -> Recipe:
     """Saves after every second step. With `valid` it validates there too, which must leave no trace in later steps."""
     return replace(recipe, run=replace(recipe.run, name="run", steps=STEPS),
                    checkpoint=replace(recipe.checkpoint, every=2, keep=99),
-                   data=replace(recipe.data, valid=valid), valid=replace(recipe.valid, every=2),
-                   log=replace(recipe.log, every=1), schedule=replace(recipe.schedule, warmup_steps=2))
+                   data=replace(recipe.data, valid=valid), valid=replace(recipe.valid, every=2, patience=None),
+                   log=replace(recipe.log, every=1), schedule=replace(
+                       recipe.schedule, warmup_steps=2, decay_steps=recipe.schedule.decay_steps and STEPS - 2))
 
 
 def run_to_end(case: Case, recipe: Recipe, folder: Path, world: int, ds_config: str | None = None) -> None:
