@@ -5,8 +5,9 @@
     .venv/bin/python tests/bench/step.py --json step.json --rounds 15 --micro-rows 16
 
 One rank, `tiny` (no dropout), 16 rows x 256. Every vocabulary, precision and allocator setting is a process of its own,
-in which all ZeRO stages and all bare loops (bare.py) take turns, one step each. The cost is the ratio to the fastest
-bare loop, within each round: by the clock on the wall, and in CPU time, which other users of the machine disturb less.
+in which all ZeRO stages and all bare loops (bare.py) take turns, one step each. The cost is the ratio to the cheapest
+bare loop (in CPU time), within each round: by the clock on the wall, and in CPU time, which others on the machine
+disturb less.
 """
 
 from __future__ import annotations
