@@ -136,8 +136,8 @@ def test_targets_are_counted_in_every_form_of_source(case_of, tmp_path, form):
 @pytest.mark.ranks
 def test_the_masks_are_proven_with_the_gpt2_tokenizer(case_of, shared_data, monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared_data / "tiktoken"))
-    files = [f"data.{split}.0.path={shared_data}/wikitext2/{split}.txt.gz" for split in ("train", "valid")]
-    assert proven(case_of(files, recipe="wikitext2-tiny"), "labels", "masks") == {"labels": True, "masks": True}
+    folder = [f"data.folder={shared_data}/wikitext2"]
+    assert proven(case_of(folder, recipe="wikitext2-tiny"), "labels", "masks") == {"labels": True, "masks": True}
 
 
 def test_a_mistake_in_the_data_is_one_line_before_any_proof(tmp_path):
@@ -147,10 +147,11 @@ def test_a_mistake_in_the_data_is_one_line_before_any_proof(tmp_path):
     assert "FAILED" not in done.stdout and not (tmp_path / "runs").exists()
 
 
-def test_a_mistake_that_only_a_proof_meets_is_the_users_too_and_no_failed_proof(case_of):
-    case = case_of(["data.valid=[{embedded: python-stdlib, part: valid}, {path: nowhere.txt}]"])
+def test_a_mistake_that_only_a_proof_meets_is_the_users_too_and_no_failed_proof(case_of, tmp_path):
+    (tmp_path / "torn.txt").write_bytes(b"\xff is no UTF-8\n")
+    case = case_of([f"data.valid=[{{embedded: python-stdlib, part: valid}}, {{path: {tmp_path}/torn.txt}}]"])
     case.open_data()
-    with pytest.raises(UserError, match="nowhere.txt"):
+    with pytest.raises(UserError, match="torn.txt"):
         examine(case, ["labels"], print)
 
 
