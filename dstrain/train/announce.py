@@ -46,7 +46,8 @@ def say_run(run: Run, first: Any) -> None:
     say(f"step       {batch.rows} rows x {batch.length} = {a_step:,} positions: "
         f"{shape.world} rank(s) x {shape.accumulation} micro-batch(es) of {shape.micro_rows} rows "
         f"(train_batch_size {rows}" + (f", {rows - batch.rows} of them empty)" if rows > batch.rows else ")"))
-    say(f"optimizer  {engine.optimizer_summary()}; by {schedule.name}, warm-up {schedule.warmup_steps} steps")
+    rules = engine.optimizer_summary().replace("; ", f"\n{'':<11}")
+    say(f"optimizer  {rules}; by {schedule.name}, warm-up {schedule.warmup_steps} steps")
     say(f"engine     {recipe.engine.config}: ZeRO stage {engine.stage} on {run.ranks.device.type}, "
         f"{torch.get_num_threads()} thread(s) a rank")
     offload = offload_in_words(run.config, parameters, world)
