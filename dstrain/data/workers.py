@@ -24,12 +24,12 @@ Parse = Callable[[Content], Parsed]
 
 
 class Workers:
-    """`count` threads, of which the one that takes the documents is one: with a count of 1 there is no other."""
+    """`count` threads beside the one that takes the documents. With a count of 1 there is none: that one parses."""
 
     def __init__(self, count: int):
         self.count = count
         self._stop = Event()
-        self._pool = ThreadPoolExecutor(count - 1, thread_name_prefix="tokenizing") if count > 1 else None
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="tokenizing") if count > 1 else None
 
     def start(self, parse: Parse, chunk: list[Item]) -> Future[list[Parsed | Exception]]:
         return self._pool.submit(_parse_all, parse, chunk, self._stop)

@@ -140,7 +140,7 @@ def test_validation_holds_the_same_rule(tmp_path):
             assert list(batches)
 
 
-def test_a_million_blanks_that_tiktoken_gives_up_on_are_a_malformed_line(tmp_path, monkeypatch):
+def test_a_million_blanks_which_tiktoken_alone_gives_up_on_are_text_like_any_other(tmp_path, monkeypatch):
     if not (SHARED_DATA / "tiktoken").is_dir():
         pytest.skip("needs tiktoken's files for gpt2")
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED_DATA / "tiktoken"))
@@ -150,4 +150,4 @@ def test_a_million_blanks_that_tiktoken_gives_up_on_are_a_malformed_line(tmp_pat
     feed = TrainFeed(recipe_of(path, rows=1, lanes=1, bad_share=0.5), load_tokenizer("gpt2"), 0, 1, warn=said.append)
     next(feed)
     feed.close()
-    assert "a.jsonl, line 2: cannot be tokenized: " in said[0]
+    assert said == []
