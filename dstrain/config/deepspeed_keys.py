@@ -91,6 +91,7 @@ ZERO_STAGE3 = {"prefetch_bucket_size", "param_persistence_threshold", "model_per
                "module_granularity_threshold", "use_all_reduce_for_fetch_params", "allgather_sequential"}
 """written `stage3_NAME`; DeepSpeed takes the bare name too"""
 
+_BREAKS = "DeepSpeed breaks off in the first step with it; remove it"
 ZERO_REFUSED = {
     "zenflow": "it changes the loss from the first step on; remove it",
     "elastic_checkpoint": _CHECKPOINTS,
@@ -100,6 +101,8 @@ ZERO_REFUSED = {
     "cpu_offload_use_pin_memory": "this is the old form; write pin_memory inside offload_optimizer",
     "stage3_gather_fp16_weights_on_model_save": "this is the old name; write stage3_gather_16bit_weights_on_model_save",
     "round_robin_gradients": "it reorders the partitions that checkpoints are written from; remove it",
+    "stage3_module_granularity_threshold": _BREAKS,
+    "module_granularity_threshold": _BREAKS,
     "mics_shard_size": _REMOVED,
     "mics_hierarchical_params_gather": _REMOVED,
     "zeropp_loco_param": _REMOVED,

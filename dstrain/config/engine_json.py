@@ -37,7 +37,6 @@ PLAIN = {
 
 ZERO = {
     "contiguous_gradients": True,
-    "reduce_scatter": True,
     "reduce_bucket_size": 50_000_000,
     "use_multi_rank_bucket_allreduce": True,
     "allgather_partitions": True,
@@ -218,7 +217,8 @@ def _zero(ds_file: DsFile, stage: int) -> dict[str, Any]:
     block = {f"stage3_{key}" if key in ZERO_STAGE3 else key: value
              for key, value in ds_file.keys["zero_optimization"].items()
              if key not in ZERO_REFUSED and value is not None}
-    known = {**ZERO, "overlap_comm": stage == 3, **ZERO3}
+    # At stage 2 DeepSpeed all-reduces whole buckets either way: without the copies of a scatter it takes less time.
+    known = {**ZERO, "reduce_scatter": stage != 2, "overlap_comm": stage == 3, **ZERO3}
     defaults = {key: value for key, value in known.items() if stage == 3 or (stage and key not in ZERO3)}
     for key, value in block.items():
         if value == "auto" and key not in known:  # known, and of another stage: it has no effect at this one

@@ -83,9 +83,17 @@ def freeze(folder: RunFolder, recipe: Recipe, config: dict, ranks: Ranks) -> Non
         "dstrain": __version__, "python": sys.version.split()[0], "platform": platform.platform(),
         "host": socket.gethostname(), "world": ranks.world, "device": str(ranks.device.type),
         "threads": torch.get_num_threads(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv})
+
+
+def _version(package: str) -> str | None:
+    """None for one that is not installed by pip: a run does not end over its own description."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _of_all_ranks(first: Any, run: Run) -> dict[str, int]:
