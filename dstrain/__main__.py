@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough: what is left is cleaning up
         # With more ranks the launcher ends them all, and the scripts in launch/ say so.
         if os.environ.get("WORLD_SIZE", "1") == "1":
-            print("\ndstrain: stopped by Ctrl-C; the same command goes on from the last checkpoint", file=sys.stderr)
+            print("\ndstrain: stopped by Ctrl-C; the same command goes on from the last checkpoint, or else from the "
+                  "start", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output left (as with `| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         print(f"dstrain: {error.filename or 'writing'}: {error.strerror}; "
-              "the same command goes on from the last checkpoint", file=sys.stderr)
+              "the same command goes on from the last checkpoint, or else from the start", file=sys.stderr)
         return 1
 
 

@@ -47,7 +47,7 @@ code=0
 python "$root/launch/run_deepspeed.py" --quiet --hostfile /dev/null "${how_many[@]}" \
     --master_port "${MASTER_PORT:-$(free_port)}" "$root/launch/train.py" "$@" || code=$?
 if [ -n "$interrupted" ]; then
-    echo "stopped by Ctrl-C; the same command goes on from the last checkpoint" >&2
+    echo "stopped by Ctrl-C; the same command goes on from the last checkpoint, or else from the start" >&2
     exit 130
 fi
 case $code in

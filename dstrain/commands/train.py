@@ -44,7 +44,8 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
         if not lost_a_rank(error):
             raise
         raise LostRank("another rank is gone (killed, out of memory, its machine, or the mistake that it "
-                       "printed): this one ends, too; the same command goes on from the last checkpoint") from None
+                       "printed): this one ends, too; the same command goes on from the last checkpoint, or else from "
+                       "the start") from None
     finally:
         stop_ranks()
         if lock is not None:

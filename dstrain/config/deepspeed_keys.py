@@ -88,7 +88,7 @@ ZERO_PASSED = {
 
 ZERO_STAGE3 = {"prefetch_bucket_size", "param_persistence_threshold", "model_persistence_threshold",
                "max_live_parameters", "max_reuse_distance", "gather_16bit_weights_on_model_save",
-               "module_granularity_threshold", "use_all_reduce_for_fetch_params", "allgather_sequential"}
+               "use_all_reduce_for_fetch_params", "allgather_sequential"}
 """written `stage3_NAME`; DeepSpeed takes the bare name too"""
 
 _BREAKS = "DeepSpeed breaks off in the first step with it; remove it"

@@ -60,7 +60,7 @@ def say_run(run: Run, first: Any) -> None:
         say("samples    written by all ranks together, each layer gathered for each token; none with log.samples=0")
     flops = steps_left * a_step * run.family.flops_a_target(recipe, parameters)
     say(f"time       roughly {duration(expected_seconds(flops, engine.dtype, run.ranks))} for {steps_left:,} steps, "
-        f"guessed from what matrix products run at here; the progress line measures it")
+        f"guessed from what matrix products run at here, without validations; the progress line measures it")
 
 
 def expected_seconds(flops: float, dtype: torch.dtype, ranks: Ranks) -> float:

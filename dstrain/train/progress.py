@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -26,7 +27,7 @@ class Progress:
         """A line that stays."""
         if self.shown:
             self._clear()
-            print(line, flush=True)
+            self._print(line + "\n")
             self._draw()
 
     def step(self, record: dict[str, Any], data_wait_share: float) -> None:
@@ -39,7 +40,7 @@ class Progress:
         if record["skipped"]:
             line += "  SKIPPED (NaN or Inf)"
         if not self._on_terminal:
-            print(line, flush=True)
+            self._print(line + "\n")
             return
         done = int(24 * record["step"] / self.steps)
         self._bar = f"[{'#' * done}{'.' * (24 - done)}] {line}"
@@ -68,13 +69,21 @@ class Progress:
         first, since = self._first
         return f"{duration((now - since) / (step - first) * (self.steps - step))} left"
 
+    def _print(self, text: str) -> None:
+        """When the reader of our output has left (as with `| head`), the training goes on without a word."""
+        try:
+            print(text, end="", flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.shown = self._on_terminal = False
+
     def _clear(self) -> None:
         if self._on_terminal and self._bar:
-            print("\r\x1b[2K", end="", flush=True)
+            self._print("\r\x1b[2K")
 
     def _draw(self) -> None:
         if self._on_terminal and self._bar:
-            print(self._bar, end="", flush=True)
+            self._print(self._bar)
 
 
 def duration(seconds: float) -> str:

@@ -17,7 +17,7 @@ class Sinks:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the first rank needs it
         self._metrics = open(folder.metrics, "a", buffering=1)
         self._ledger = open(folder.ledger, "a", buffering=1)
-        self.board = SummaryWriter(str(folder.tensorboard), purge_step=start + 1 if start else None, flush_secs=10)
+        self.board = SummaryWriter(str(folder.tensorboard), purge_step=start + 1, flush_secs=10)
 
     def write_steps(self, records: list[dict], ledger: list[dict], extra: dict[str, float]) -> None:
         """One line a step in both files; TensorBoard gets every step too, and `extra` at the last of them."""

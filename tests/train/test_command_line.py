@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,25 @@ def place(tmp_path):
 def dstrain(place: Path, *arguments: str, **options):
     return subprocess.run([sys.executable, "-m", "dstrain", *arguments], cwd=place, env=environment(),
                           capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL, **options)
+
+
+def test_a_run_whose_reader_leaves_trains_on(place):
+    with subprocess.Popen([sys.executable, "-m", "dstrain", "train", "small.yaml"], cwd=place, env=environment(),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout.readline().startswith("run ")
+        run.stdout.close()  # as `| head -1` does
+        errors = run.stderr.read()
+    assert run.returncode == 0 and (place / "runs/small/checkpoints/step_00000006").is_dir() and errors == ""
+
+
+def test_tensorboard_shows_each_step_once_after_going_on(place):
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as OfThePage
+    assert dstrain(place, "train", "small.yaml").returncode == 0
+    for newer in (place / "runs/small/checkpoints").glob("step_00000006"):
+        shutil.rmtree(newer)
+    assert dstrain(place, "train", "small.yaml").returncode == 0
+    shown = OfThePage(str(place / "runs/small/tensorboard")).Reload()
+    assert [event.step for event in shown.Tensors("train/loss")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_run_leaves_what_the_design_promises(place):
