@@ -140,8 +140,9 @@ def _loading(name: str, config: str | None, place: str) -> Iterator[None]:
             raise UserError(f"{place}.hub: {name} is made by a program of its own, which `datasets` no longer runs; "
                             f"the hub keeps most such datasets as parquet, too: set {place}.revision to "
                             f"refs/convert/parquet") from error
-        raise UserError(f"{place}.hub: {name} cannot be loaded by `datasets` ({said}); look at its page, or download "
-                        f"its files and name them as `path`") from error
+        remedy = ("put its files there, named by split (train.txt.gz, valid.parquet ...), or correct data.folder or "
+                  "the name" if is_folder(name) else "look at its page, or download its files and name them as `path`")
+        raise UserError(f"{place}.hub: {name} cannot be loaded by `datasets` ({said}); {remedy}") from error
 
 
 @contextmanager

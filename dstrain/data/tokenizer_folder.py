@@ -25,6 +25,9 @@ def load_saved(folder: Path, name: str | None) -> ByteTokenizer | TiktokenTokeni
             raise ValueError(f"a tokenizer of the kind {kind!r}")
         return TiktokenTokenizer(encoding_of(description, _ranks(folder / RANKS_FILE)), description.get("learned"))
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if not folder.is_dir():
+            raise UserError(f"tokenizer: there is no folder {folder}; correct the path, or name a tokenizer "
+                            f"such as gpt2 or bytes") from error
         raise UserError(f"{folder}: holds no complete tokenizer ({DESCRIPTION_FILE}, {RANKS_FILE}): "
                         f"{type(error).__name__}: {error}{_hint(folder)}; restore the folder from the run or save it "
                         f"again") from error

@@ -104,7 +104,7 @@ def test_a_folder_is_a_name_and_what_is_saved_from_it_stands_on_its_own(tmp_path
     load_tokenizer("runs/a/tokenizer").save(tmp_path / "kept")
     (tmp_path / "runs/a").rename(tmp_path / "runs/b")
     assert load_tokenizer("runs/a/tokenizer", tmp_path / "kept").name == "bytes"   # of a checkpoint, its source gone
-    with pytest.raises(UserError, match="runs/a/tokenizer: holds no complete tokenizer"):
+    with pytest.raises(UserError, match="there is no folder runs/a/tokenizer; correct the path"):
         load_tokenizer("runs/a/tokenizer")
     with pytest.raises(UserError, match=r"did you mean runs/b/tokenizer\?"):
         load_tokenizer("runs/b")
