@@ -69,6 +69,17 @@ def test_text_comes_in_pieces_and_each_is_flushed(typed, monkeypatch):
     assert all(later.startswith(earlier) for earlier, later in zip(pieces, pieces[1:]))
 
 
+def test_control_characters_reach_a_pipe_but_no_terminal(typed, monkeypatch):
+    prompt, shown = "red \x1b[31m\t\x9b1A\nü", "red \ufffd[31m\t\ufffd1A\nü"
+    for more in ([], ["--prompt", "x"]):
+        _, out, _ = typed("--prompt", prompt, *more, "--max-new-tokens", "3")
+        assert prompt in out
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+            _, out, _ = typed("--prompt", prompt, *more, "--max-new-tokens", "3")
+        assert shown in out and "\x1b" not in out
+
+
 def test_the_speed_is_said_on_stderr(typed):
     code, text, said = typed("--prompt", "a", "--max-new-tokens", "20")
     assert re.fullmatch(r"\(20 tokens in \d+\.\d s, [\d,]+ tokens/s\)\n", said) and "tokens/s" not in text
