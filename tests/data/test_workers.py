@@ -186,7 +186,8 @@ def test_one_lane_alone_keeps_all_workers_busy(tmp_path):
     feed = TrainFeed(recipe_of(path, rows=1, lanes=1, length=64, block_tokens=300_000, workers=4), tokenizer, 0, 1)
     next(feed)
     feed.close()
-    assert len(tokenizer.threads) == 4
+    # The thread that packs the rows may take a document itself where none of the workers has begun it.
+    assert len([name for name in tokenizer.threads if name.startswith("tokenizing_")]) == 4
 
 
 def test_a_damaged_file_is_told_where_its_reading_ends_and_no_sooner(tmp_path):
