@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -84,7 +86,7 @@ class TiktokenTokenizer:
         return files
 
     def _ids(self, text: str) -> np.ndarray:
-        return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int32)
+        return _of_this_thread(self._encoding).encode_to_numpy(text, disallowed_special=()).astype(np.int32)
 
     @cached_property
     def _bytes(self) -> list[bytes]:
@@ -103,6 +105,26 @@ def whole_characters(text: str) -> str:
         return text
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+_THREAD = threading.local()
+
+
+def _of_this_thread(encoding: Any) -> Any:
+    """A thread's own twin of an encoding; the main thread's is the encoding itself.
+
+    Threads that share one wait for each other at its pattern's scratch memory: two were no faster than one.
+    """
+    if threading.current_thread() is threading.main_thread():
+        return encoding
+    twins = vars(_THREAD).setdefault("twins", WeakKeyDictionary())
+    if encoding not in twins:
+        import tiktoken
+
+        twins[encoding] = tiktoken.Encoding(encoding.name, pat_str=encoding._pat_str,
+                                            mergeable_ranks=encoding._mergeable_ranks,
+                                            special_tokens=encoding._special_tokens)
+    return twins[encoding]
 
 
 def _decode(ids: Sequence[int] | np.ndarray, table: list[bytes]) -> str:

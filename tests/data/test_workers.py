@@ -13,9 +13,10 @@ from data_help import BYTES, global_steps, recipe_of, steps_of, write_jsonl
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
-from dstrain.data import one_pass, workers
+from dstrain.data import encodings, one_pass, workers
 from dstrain.data.feed import TrainFeed
 from dstrain.data.parsed import Parsed
+from dstrain.data.tokenizer import load_tokenizer
 from dstrain.data.validation import valid_batches
 from dstrain.data.workers import Ahead, Workers, in_order
 
@@ -205,3 +206,22 @@ def test_a_damaged_file_is_told_where_its_reading_ends_and_no_sooner(tmp_path):
                 given[-1] += 1
         feed.close()
     assert given[0] == given[1] > 10
+
+
+def test_threads_do_not_share_one_encoding(shared_data, monkeypatch):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared_data / "tiktoken"))
+    tokenizer = load_tokenizer("gpt2")
+    texts = [f"some words, number {n}" for n in range(50)]
+    used, tokens = [], []
+
+    def work():
+        tokens.append([tokenizer.encode(text).tolist() for text in texts])
+        used.append(encodings._of_this_thread(tokenizer._encoding))
+        assert encodings._of_this_thread(tokenizer._encoding) is used[-1]
+
+    for thread in [threading.Thread(target=work) for _ in range(2)]:
+        thread.start()
+        thread.join()
+    work()
+    assert tokens[0] == tokens[1] == tokens[2] and used[2] is tokenizer._encoding
+    assert len(set(map(id, used))) == 3
