@@ -1,4 +1,5 @@
-"""The command line: parses, then calls. Ends with 0, with 2 for a user's mistake, with 1 when something broke."""
+"""The command line: parses, then calls. Ends with 0, with 2 for a user's mistake, with 1 when something broke, with 75
+when it was asked to leave."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dstrain import __version__
-from dstrain.config.errors import LostRank, SaidElsewhere, UserError
+from dstrain.config.errors import Left, LostRank, SaidElsewhere, Trouble, TroubleElsewhere, UserError
+from dstrain.guard.bell import LEFT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +22,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.act(arguments) or 0
     except SaidElsewhere:
         return 2
+    except TroubleElsewhere:
+        return 1
+    except Trouble as trouble:
+        print(f"dstrain: {trouble}", file=sys.stderr)
+        return 1
+    except Left as left:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"dstrain: {left}", file=sys.stderr)
+        return LEFT
     except LostRank as lost:
         print(f"dstrain: rank {os.environ.get('RANK', 0)}: {lost}", file=sys.stderr)
         return 1

@@ -10,7 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "dstrain"
 
-BELOW_COMMANDS = {"doctor", "families", "train", "infer", "runtime", "models", "data", "objectives", "nn", "config"}
+BELOW_COMMANDS = {"doctor", "families", "train", "infer", "runtime", "guard", "models", "data", "objectives",
+                  "nn", "config"}
 
 MAY_IMPORT = {
     "config": set(),
@@ -18,8 +19,9 @@ MAY_IMPORT = {
     "data": {"nn", "config"},
     "models": {"nn", "config"},
     "objectives": {"nn", "config"},
-    "runtime": {"config"},
-    "train": {"runtime", "objectives", "data", "nn", "config"},
+    "guard": {"config"},
+    "runtime": {"guard", "config"},
+    "train": {"runtime", "guard", "objectives", "data", "nn", "config"},
     "infer": {"runtime", "objectives", "data", "nn", "config"},
     "families": {"models", "train", "infer", "data", "objectives", "nn", "config"},
     "doctor": BELOW_COMMANDS - {"doctor"},
@@ -29,7 +31,7 @@ MAY_IMPORT = {
 }
 """parts of dstrain: what each may import besides itself. The trainer and inference never import a concrete model"""
 
-FOREIGN = {"config": {"yaml"}, "nn": {"torch"}, "__init__": set()}
+FOREIGN = {"config": {"yaml"}, "guard": set(), "nn": {"torch"}, "__init__": set()}
 """where only these packages beside the standard library may be imported"""
 
 

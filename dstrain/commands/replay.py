@@ -40,11 +40,13 @@ def replay_command(run: Path, step: int, rows: int) -> int:
 
 def _nearest_place(folder, step: int) -> tuple[dict | None, Path | None]:
     """Place and tokenizer of the last good checkpoint before `step`, so that not all steps have to be made again."""
-    from dstrain.runtime import checkpoint
-    good = [path for path in checkpoint.committed(folder.checkpoints) if checkpoint.verify(path) is None]
+    from dstrain.runtime.checkpoint.folder import committed
+    from dstrain.runtime.checkpoint.loading import load
+    from dstrain.runtime.checkpoint.manifest import verify
+    good = [path for path in committed(folder.checkpoints) if verify(path) is None]
     before = [path for path in good if int(path.name.removeprefix("step_")) < step]
     if before:
-        return checkpoint.load(before[-1]).state["place"], before[-1] / "tokenizer"
+        return load(before[-1]).state["place"], before[-1] / "tokenizer"
     return None, folder.tokenizer if folder.tokenizer.is_dir() else None
 
 

@@ -11,12 +11,16 @@ from dstrain.config.load import load_recipe
 from dstrain.config.schema import Recipe
 from dstrain.data.prepared import as_prepared, sources_of
 from dstrain.data.sources import Corpus
+from dstrain.guard.bell import Bell
 from dstrain.train.run_folder import RunFolder
 
 
 def train_command(name: str, overrides: list[str], ds_config: str | None, fresh: bool, yes: bool) -> None:
+    bell = Bell()
+    bell.listen()
     try:
         recipe = load_recipe(name, overrides, ds_config)
+        bell.limit(recipe.run.max_minutes)
         folder = RunFolder.of(recipe)
         _check_what_needs_no_torch(recipe, ds_config)
         if fresh:
@@ -29,6 +33,7 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
     from dstrain.train.trainer import train
 
     ranks, lock = start_ranks(), None
+    bell.joined()
     try:
         with ranks.together("reading the DeepSpeed settings"):
             config = engine_json(recipe, ranks.world, ranks.device.type, ds_config)
@@ -39,7 +44,7 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
         with ranks.together(f"clearing {folder.path}"):  # nobody looks into the folder before it is cleared
             if fresh and ranks.first:
                 folder.clear()
-        train(recipe, family_of(recipe), config, ranks)
+        train(recipe, family_of(recipe), config, ranks, bell)
     except RuntimeError as error:
         if not lost_a_rank(error):
             raise

@@ -36,21 +36,22 @@ def load_trained(run: Path, which: str) -> Trained:
     where = find_checkpoint(run, which)
     from dstrain.data.tokenizer import load_tokenizer
     from dstrain.families import family_of
-    from dstrain.runtime import checkpoint
+    from dstrain.runtime.checkpoint.loading import load
+    from dstrain.runtime.checkpoint.manifest import verify
     from dstrain.runtime.dist import lone_rank
     from dstrain.runtime.engine import fill_weights
 
-    fault = checkpoint.verify(where)
+    fault = verify(where)
     while fault is not None and not where.exists():  # a training beside us has moved on to newer ones
         where = find_checkpoint(run, which)
-        fault = checkpoint.verify(where)
+        fault = verify(where)
     if fault is not None:
         raise UserError(f"{where} is damaged: {fault}; choose another with --checkpoint")
     recipe = load_saved_recipe(where / "recipe.yaml")
     family = family_of(recipe)
     tokenizer, ranks = load_tokenizer(recipe.tokenizer, folder=where / "tokenizer"), lone_rank()
     trainee = family.build_trainee(recipe, tokenizer)
-    fill_weights(trainee, checkpoint.load(where).weight_of, rank=0)
+    fill_weights(trainee, load(where).weight_of, rank=0)
     return Trained(recipe, family, tokenizer, trainee.to(ranks.device).eval(), ranks, where)
 
 
@@ -61,7 +62,7 @@ def find_checkpoint(run: Path, which: str) -> Path:
     folder = run / "checkpoints"
     if not folder.is_dir():
         raise UserError(f"{run} is not a run folder with checkpoints" + _runs_nearby(run))
-    from dstrain.runtime.checkpoint import committed, pointed
+    from dstrain.runtime.checkpoint.folder import committed, pointed
     there = committed(folder)
     if which == "latest":
         found = there[-1] if there else None

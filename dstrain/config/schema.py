@@ -178,6 +178,9 @@ class Run:
     """instead of `steps`: positions to train on, rows x length a step, rounded up to whole steps"""
     seed: int = bounded(1, low=0, high=2**31 - 1)
     """decides order, initial weights and dropout"""
+    max_minutes: float | None = bounded(None, above=0.0)
+    """wall-clock limit of one call, in minutes from its start: the run saves and leaves in time before it, with exit
+    code 75; the same command goes on. Default: none"""
     max_skipped: int = bounded(20, low=1)
     """skipped steps (NaN, Inf, overflow) in a row after which the run ends with an error"""
 
@@ -196,6 +199,9 @@ class Checkpoint:
     """optimizer steps between checkpoints; there is one more at the end"""
     keep: int = bounded(3, low=1)
     """how many of the newest stay; the best by validation loss is saved when it is found, and stays too"""
+    background: bool = True
+    """write while the training goes on, from a copy of weights and moments in the CPU's memory (12 bytes a parameter,
+    shared out among the ranks); false: the training waits"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Iterator
 
 import torch
@@ -16,7 +16,8 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 import deepspeed  # noqa: E402  (after the accelerator is chosen)
 import torch.distributed as torch_dist  # noqa: E402
 
-from dstrain.config.errors import SaidElsewhere, UserError  # noqa: E402
+from dstrain.config.errors import SaidElsewhere, Trouble, TroubleElsewhere, UserError  # noqa: E402
+from dstrain.guard.pulse import Pulse  # noqa: E402
 from dstrain.runtime.quiet import quieten_deepspeed  # noqa: E402
 
 # Compiled at every first start on a CPU (20 to 56 s) and leaking in /dev/shm, for one call that gloo does as well.
@@ -33,6 +34,8 @@ class Ranks:
     device: torch.device
     side_group: Any
     """a gloo group for what travels beside the training: objects, agreements"""
+    pulse: Pulse = field(default_factory=Pulse)
+    """this rank's sign of life"""
 
     @property
     def first(self) -> bool:
@@ -64,6 +67,14 @@ class Ranks:
         """For a mistake that all ranks find alike: raise this, and it is said once."""
         return UserError(message) if self.first else SaidElsewhere(message)
 
+    def aside(self) -> Ranks:
+        """The same ranks for another thread: with a group of its own, so that no two collectives can be mixed up.
+
+        All ranks call it together.
+        """
+        group = torch_dist.new_group(backend="gloo") if self.world > 1 else None
+        return replace(self, side_group=group, pulse=Pulse())
+
     @contextlib.contextmanager
     def together(self, what: str) -> Iterator[None]:
         """What happens inside must go well on all ranks, or fails on all. No collectives inside."""
@@ -79,15 +90,20 @@ class Ranks:
 
         The first rank that failed raises its own error; a user's mistake is then said once, not once a rank.
         """
-        reasons = self.gather(
-            None if error is None else (isinstance(error, UserError), f"{type(error).__name__}: {error}"))
+        reasons = self.gather(None if error is None else (_kind(error), f"{type(error).__name__}: {error}"))
         failed = [rank for rank, reason in enumerate(reasons) if reason is not None]
         if not failed:
             return
         if error is not None and self.rank == failed[0]:
             raise error
-        is_mistake, reason = reasons[failed[0]]
-        raise (SaidElsewhere if is_mistake else RuntimeError)(f"{what} failed on rank {failed[0]}: {reason}") from error
+        kind, reason = reasons[failed[0]]
+        raise kind(f"{what} failed on rank {failed[0]}: {reason}") from error
+
+
+def _kind(error: Exception) -> type[Exception]:
+    """As what the other ranks raise it: what one rank says in a line is not said again."""
+    return (SaidElsewhere if isinstance(error, UserError) else TroubleElsewhere if isinstance(error, Trouble)
+            else RuntimeError)
 
 
 def start_ranks() -> Ranks:

@@ -14,7 +14,7 @@ FIXED = ("family", "model.width", "model.heads", "model.layers", "model.ff", "mo
          "run.seed")
 # Names of the same thing, or no matter to the numbers.
 IRRELEVANT = ("run.dir", "run.name", "model.preset", "run.tokens", "data.prefetch_steps", "data.bad_share",
-              "data.workers", "data.prepared")
+              "data.workers", "data.prepared", "run.max_minutes", "checkpoint.background")
 # Where data lie may change: that they are the same data is checked by their fingerprint, when they are opened.
 MAY_MOVE = (".path", ".hub", ".revision")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, Callable, Iterator
 
@@ -18,10 +19,11 @@ NOTHING_TO_SCORE = "data.valid holds no text to score: its documents are empty; 
 
 
 def evaluate(forward: Callable[..., Any], module: torch.nn.Module, family: Family, recipe: Recipe, tokenizer: Any,
-             ranks: Ranks) -> dict:
+             ranks: Ranks, must_leave: Callable[[], bool] = lambda: False) -> dict | None:
     """loss, perplexity, bits_per_byte and word_perplexity over the recipe's validation data.
 
-    `forward` is the engine (or the bare trainee), `module` what is switched to evaluation and back.
+    `forward` is the engine (or the bare trainee), `module` what is switched to evaluation and back. None when a rank
+    had to leave before the end.
     """
     objective = family.build_objective(recipe)
     micro_rows = shape_of(recipe, ranks.world).micro_rows
@@ -31,7 +33,9 @@ def evaluate(forward: Callable[..., Any], module: torch.nn.Module, family: Famil
     counts = torch.zeros(len(objective.terms) + 2, dtype=torch.int64, device=ranks.device)
 
     with in_eval(module), torch.no_grad():
-        for batch in in_step(batches, lambda: family.filler_batch(recipe, micro_rows), ranks):
+        for batch in in_step(batches, lambda: family.filler_batch(recipe, micro_rows), ranks, must_leave):
+            if batch is None:
+                return None
             batch = batch.to(ranks.device, non_blocking=True)
             nll += forward(inputs=batch.inputs(), labels_BT=batch.labels_BT, keys_B=None).nll
             counts[:-2] += objective.counts(batch)
@@ -58,18 +62,26 @@ def _scores(nll: torch.Tensor, counts: torch.Tensor, objective: Any) -> dict:
     return scores
 
 
-def in_step(batches: Iterator[Batch], filler: Callable[[], Batch], ranks: Ranks) -> Iterator[Batch]:
-    """The rank's batches, then fillers until every rank is through: all must make as many forward passes."""
-    while True:
+def in_step(batches: Iterator[Batch], filler: Callable[[], Batch], ranks: Ranks,
+            must_leave: Callable[[], bool]) -> Iterator[Batch | None]:
+    """The rank's batches, then fillers until every rank is through: all must make as many forward passes.
+
+    None, on all ranks, when one must leave.
+    """
+    for number in itertools.count(start=1):
+        ranks.pulse.enter("validation", f"micro-batch {number}")
         batch, error = None, None
         try:
             batch = next(batches, None)
         except Exception as caught:  # agreed on below: the others must not wait for this rank
             error = caught
-        here = torch.tensor([batch is not None, error is not None], dtype=torch.int64, device=ranks.device)
-        left, failed = ranks.sum(here).tolist()
+        here = torch.tensor([batch is not None, error is not None, must_leave()], dtype=torch.int64,
+                            device=ranks.device)
+        left, failed, leaves = ranks.sum(here).tolist()
         if failed:
             ranks.agree(error, "reading the validation data")
+        if leaves:
+            yield None
         if not left:
             return
         yield filler() if batch is None else batch

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dstrain.config.schema import Recipe
+from dstrain.guard.bell import Bell
+from dstrain.runtime.checkpoint.saver import Saver
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine
 from dstrain.train.family import Family, Objective
@@ -31,3 +33,6 @@ class Run:
     state: RunState
     progress: Progress
     ranks: Ranks
+    saver: Saver
+    bell: Bell
+    """rings when the run is asked to leave"""

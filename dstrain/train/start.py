@@ -8,7 +8,8 @@ from typing import Any, Callable
 from dstrain.config.errors import UserError
 from dstrain.config.load import load_saved_recipe
 from dstrain.config.schema import Recipe
-from dstrain.runtime import checkpoint
+from dstrain.runtime.checkpoint.folder import committed, go_on_from, newest_good
+from dstrain.runtime.checkpoint.loading import Loaded, load
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine
 from dstrain.train import announce
@@ -22,11 +23,11 @@ from dstrain.train.state import RunState
 
 
 def newest_checkpoint(folder: RunFolder, recipe: Recipe, family: Family, ranks: Ranks,
-                      progress: Progress) -> tuple[checkpoint.Loaded | None, Recipe, list[str]]:
+                      progress: Progress) -> tuple[Loaded | None, Recipe, list[str]]:
     """The newest good checkpoint, the recipe with its data pinned, and what is different in it since then."""
-    found = checkpoint.newest_good(folder.checkpoints, ranks, progress.say)
+    found = newest_good(folder.checkpoints, ranks, progress.say)
     with ranks.together("going on from a checkpoint"):
-        if found is None and checkpoint.committed(folder.checkpoints):
+        if found is None and committed(folder.checkpoints):
             raise UserError(f"{folder.checkpoints}: no checkpoint there is whole, so nothing can be continued; "
                             "restore one, or start over with --fresh")
         saved = None if found is None else load_saved_recipe(found / "recipe.yaml")
@@ -37,13 +38,13 @@ def newest_checkpoint(folder: RunFolder, recipe: Recipe, family: Family, ranks: 
         return None, recipe, []
     with ranks.together("going on from a checkpoint"):
         changes = changes_since(saved, recipe, str(found))
-        loaded = checkpoint.load(found)
+        loaded = load(found)
         if ranks.first:
-            checkpoint.go_on_from(found, loaded.state["best_step"], progress.say)
+            go_on_from(found, loaded.state["best_step"], progress.say)
     return loaded, recipe, changes
 
 
-def state_of(loaded: checkpoint.Loaded | None, changes: list[str]) -> RunState:
+def state_of(loaded: Loaded | None, changes: list[str]) -> RunState:
     """Where the run stands, given what is different in the recipe since its checkpoint."""
     state = RunState.begin() if loaded is None else RunState.from_json(loaded.state)
     if any(change.startswith(("data.valid", "objective")) for change in changes):
@@ -53,6 +54,8 @@ def state_of(loaded: checkpoint.Loaded | None, changes: list[str]) -> RunState:
 
 def why_finished(recipe: Recipe, state: RunState, folder: RunFolder) -> str | None:
     """Why there is nothing left to train, and what would change that; None where there is something."""
+    if state.owes_validation:
+        return None
     if state.step >= recipe.run.steps:
         return (f"finished already: {folder.path} stands at step {state.step} of {recipe.run.steps}; "
                 "more steps with run.steps=..., start over with --fresh")
@@ -62,7 +65,7 @@ def why_finished(recipe: Recipe, state: RunState, folder: RunFolder) -> str | No
     return None
 
 
-def open_tokenizer(recipe: Recipe, family: Family, loaded: checkpoint.Loaded | None, folder: RunFolder,
+def open_tokenizer(recipe: Recipe, family: Family, loaded: Loaded | None, folder: RunFolder,
                    progress: Progress, ranks: Ranks) -> Any:
     """The checkpoint's; of a new run what the first rank fetches or learns, and keeps in the run folder for all."""
     kept = folder.tokenizer if loaded is None else loaded.folder / "tokenizer"
@@ -91,7 +94,7 @@ def check_valid(recipe: Recipe, family: Family, tokenizer: Any, ranks: Ranks) ->
         raise ranks.mistake(NOTHING_TO_SCORE)
 
 
-def build_engine(recipe: Recipe, family: Family, config: dict, tokenizer: Any, loaded: checkpoint.Loaded | None,
+def build_engine(recipe: Recipe, family: Family, config: dict, tokenizer: Any, loaded: Loaded | None,
                  ranks: Ranks) -> Engine:
     """The engine at its initial weights, or with all that the checkpoint holds."""
     def fresh(trainee: Any) -> Callable:

@@ -30,6 +30,8 @@ class RunState:
     best_step: int | None = None
     without_better: int = 0
     """validations in a row without a smaller loss than the best"""
+    owes_validation: bool = False
+    """the validation that is due after this step has not been made yet: the run was asked to leave before its end"""
 
     @staticmethod
     def begin() -> "RunState":
@@ -62,6 +64,10 @@ class RunState:
             return False
         self.best_loss, self.best_step, self.without_better = loss, self.step, 0
         return True
+
+    def validates_now(self, recipe: Recipe) -> bool:
+        """Whether a validation is due after this step."""
+        return bool(recipe.data.valid) and (self.step == recipe.run.steps or self.step % recipe.valid.every == 0)
 
     def out_of_patience(self, recipe: Recipe) -> bool:
         """Whether the run ends early; a larger valid.patience, or none, lets it go on."""

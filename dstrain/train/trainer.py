@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, Iterator
 
 from dstrain.config.schema import Recipe
+from dstrain.guard.bell import Bell
+from dstrain.runtime.checkpoint.saver import Saver
 from dstrain.runtime.dist import Ranks
 from dstrain.train.announce import say_run
 from dstrain.train.family import Family
-from dstrain.train.keep import save
+from dstrain.train.keep import heed, leave, must_leave, save, wishes
 from dstrain.train.progress import Progress
 from dstrain.train.rows import ask_why, rows_of_steps
 from dstrain.train.run import Run
@@ -21,8 +23,9 @@ from dstrain.train.step import train_step
 from dstrain.train.watch import Watch
 
 
-def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks) -> RunState:
+def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks, bell: Bell | None = None) -> RunState:
     """Train to the recipe's end, from the newest good checkpoint of its run folder if there is one."""
+    bell = bell or Bell()
     folder, progress = RunFolder.of(recipe), Progress(recipe.run.steps, shown=ranks.first)
     loaded, recipe, changes = newest_checkpoint(folder, recipe, family, ranks, progress)
     state = state_of(loaded, changes)
@@ -40,14 +43,20 @@ def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks) -> RunStat
         check_valid(recipe, family, tokenizer, ranks)  # better now than at the first validation
         with ranks.together("reading the first step's rows"):
             first = next(feed)  # faults of the data show before the engine is built
+        bell.leave_if_rung(ranks)
         engine = build_engine(recipe, family, config, tokenizer, loaded, ranks)
+        bell.leave_if_rung(ranks)
         sinks = open_folder(folder, recipe, config, state.step, progress, ranks)
+        saver = Saver(folder.checkpoints, engine, ranks, recipe.checkpoint.keep, recipe.checkpoint.background,
+                      progress.say)
         try:
             run = Run(recipe, family, family.build_objective(recipe), tokenizer, engine, config, folder, sinks, state,
-                      progress, ranks)
+                      progress, ranks, saver, bell)
             say_run(run, first)
+            bell.leave_if_rung(ranks)
             loop(run, first, feed)
         finally:
+            saver.close()
             sinks.close()
             engine.close()
         return state
@@ -56,36 +65,47 @@ def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks) -> RunStat
 
 
 def loop(run: Run, first: Any, feed: Iterator[Any]) -> None:
-    """Step, and at their times: log, validate, save, stop."""
+    """Step, and at their times: log, validate, save, leave."""
     recipe, state, watch = run.recipe, run.state, Watch(run)
     run.sinks.write_text("recipe", recipe_text(recipe), state.step)
+    ended = state.owes_validation and settle(run, watch, leaves=False)
     watch.restart_clock()
-    for batch, error in rows_of_steps(first, feed, run):
+    for batch, error in () if ended else rows_of_steps(first, feed, run):
         with watch.measuring(batch.number):
             result = train_step(run.engine, run.objective, batch.micro_batches, batch.rows_hash, batch.number,
-                                recipe.run.seed, run.ranks, spoiled=error is not None)
+                                recipe.run.seed, run.ranks, wishes(run), spoiled=error is not None)
         if not result.applied:
             ask_why(error, run)
         state.trained(batch.number, batch.place, result.applied)
         watch.add(batch, result)
-        last = state.step == recipe.run.steps
-        gives_up = state.skipped_in_a_row >= recipe.run.max_skipped
+        heed(run, result.wishes)
 
-        if last or gives_up or state.step % recipe.log.every == 0:
+        gives_up = state.skipped_in_a_row >= recipe.run.max_skipped
+        if gives_up or state.step == recipe.run.steps or state.step % recipe.log.every == 0:
             watch.log()
         if gives_up:
             raise run.ranks.mistake(_too_many_skipped(state))
-        is_best = early = False
-        if recipe.data.valid and (last or state.step % recipe.valid.every == 0):
-            is_best = watch.validate()
-            early = not last and state.out_of_patience(recipe)
-        if last or early or is_best or state.step % recipe.checkpoint.every == 0:
-            watch.write_pending()
-            save(run)
-            watch.restart_clock()
-        if last or early:
+        state.owes_validation = state.validates_now(recipe)
+        if settle(run, watch, leaves=result.wishes.leave > 0):
             break
-    run.progress.finish(state, run.folder, early)
+    run.progress.finish(state, run.folder, state.out_of_patience(recipe))
+
+
+def settle(run: Run, watch: Watch, leaves: bool) -> bool:
+    """After a step: the validation that is owed, the save that is due. Says whether the run is at its end."""
+    recipe, state = run.recipe, run.state
+    is_best = state.owes_validation and not leaves and watch.validate(lambda: must_leave(run))
+    leaves = leaves or state.owes_validation  # it was asked to leave before its validation was through
+    ended = not leaves and (state.step == recipe.run.steps or state.out_of_patience(recipe))
+    if ended or leaves or is_best or state.step % recipe.checkpoint.every == 0:
+        watch.write_pending()
+        save(run)
+        watch.restart_clock()
+    if leaves:
+        leave(run)
+    if ended:
+        run.saver.finish()
+    return ended
 
 
 def _too_many_skipped(state: RunState) -> str:

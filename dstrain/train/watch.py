@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, ContextManager
+from typing import Any, Callable, ContextManager
 
 from dstrain.config.errors import UserError
 from dstrain.runtime.generating import all_ranks_generate
@@ -49,14 +49,20 @@ class Watch:
         if records:
             self.run.progress.step(records[-1], gauges[WAIT_SHARE])
 
-    def validate(self) -> bool:
-        """Score the validation data, and show what the model writes by now. True if it is the best so far."""
+    def validate(self, must_leave: Callable[[], bool]) -> bool:
+        """Score the validation data, and show what the model writes by now. True if it is the best so far.
+
+        When a rank must leave, all break off: then the run still owes the validation.
+        """
         run = self.run
         self.write_pending()
         # Every rank has the same sums; they go by the first one's, so that no rounding can part them.
         scores = run.ranks.share(
-            evaluate(run.engine, run.engine.trainee, run.family, run.recipe, run.tokenizer, run.ranks))
+            evaluate(run.engine, run.engine.trainee, run.family, run.recipe, run.tokenizer, run.ranks, must_leave))
+        if scores is None:
+            return False
         is_best = run.state.scored(scores["loss"])
+        run.state.owes_validation = False
         run.sinks.write_scores(run.state.step, "valid", scores)
         run.progress.scores(run.state.step, scores, is_best)
         if run.recipe.log.samples:

@@ -18,7 +18,8 @@ from dstrain.doctor.case import Case
 from dstrain.doctor.proofs.resume import run_training
 from dstrain.doctor.short_run import cut
 from dstrain.families import family_of
-from dstrain.runtime import checkpoint
+from dstrain.runtime.checkpoint.loading import load
+from dstrain.runtime.checkpoint.saving import save
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine, own_name
 from dstrain.runtime.fragments import gradient_fragments
@@ -105,10 +106,10 @@ def restore(ranks: Ranks, recipe: Recipe, ds_config: str, folder: Path, again: P
     it was refused."""
     engine = build(ranks, recipe, ds_config)
     try:
-        loaded = checkpoint.load(folder)
+        loaded = load(folder)
         loaded.restore(engine)
         state = {key: value for key, value in loaded.state.items() if key not in ("optimizer_step", "loss_scale")}
-        checkpoint.save(again, engine, state, lambda where: None, ranks)
+        save(again, engine, state, lambda where: None, ranks)
         return engine.optimizer_step()
     except UserError as mistake:
         return str(mistake)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from dstrain.doctor.proofs.masks import fresh_trainee
 from dstrain.doctor.proofs.resume import differences_after_two_stops, forget_after, resumable, run_to_end
 from dstrain.doctor.proofs.same_curve import STEPS, compare, run
-from dstrain.runtime import checkpoint
+from dstrain.runtime.checkpoint.manifest import verify
 from dstrain.train.run_folder import RunFolder, read_lines
 
 pytestmark = pytest.mark.ranks
@@ -118,7 +118,7 @@ def test_a_checkpoint_from_before_there_was_muon_loads(muon, of_adamw, tmp_path)
     manifest = json.loads((old / "manifest.json").read_text())
     assert manifest["format"] == 1 and manifest.pop("moments") == ["exp_avg", "exp_avg_sq"]
     (old / "manifest.json").write_text(json.dumps(manifest))
-    assert checkpoint.verify(old) is None
+    assert verify(old) is None
     assert muon.ranks(2).run(restore, recipe, "zero3_fp32", old, tmp_path) == [2, 2]
     for name in ("model", "optimizer-exp_avg", "optimizer-exp_avg_sq"):
         again = (tmp_path / "step_00000002" / f"{name}.safetensors").read_bytes()

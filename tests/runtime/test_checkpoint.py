@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from dstrain.runtime import checkpoint
+from dstrain.runtime.checkpoint import folder as checkpoint
+from dstrain.runtime.checkpoint.manifest import verify
 from dstrain.runtime.dist import lone_rank
 
 
@@ -39,9 +40,9 @@ def made(folder, step):
 ])
 def test_damage_is_found_and_the_newest_good_one_is_taken(tmp_path, harm, said):
     old, new = made(tmp_path, 2), made(tmp_path, 10)
-    assert checkpoint.verify(new) is None
+    assert verify(new) is None
     harm(new)
-    assert said in checkpoint.verify(new)
+    assert said in verify(new)
     lines = []
     assert checkpoint.newest_good(tmp_path, lone_rank(), lines.append) == old
     assert len(lines) == 1 and str(new) in lines[0] and said in lines[0]

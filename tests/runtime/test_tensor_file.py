@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dstrain.runtime.tensor_file import BadTensorFile, TensorFile, create, write_ranges
+from dstrain.runtime.checkpoint.tensor_file import BadTensorFile, TensorFile, create, write_ranges
 
 SHAPES = {"b.weight": (3, 5), "a.bias": (4,), "scalar": (), "none": (0, 7)}
 

@@ -14,11 +14,13 @@ from dstrain.doctor.proofs.resume import compare_runs
 # Dies, as by kill -9, just before call number `at` of a function of the production code.
 KILLER = """
 import os, sys
-import dstrain.runtime.checkpoint as checkpoint
+import dstrain.runtime.checkpoint.saver as saver
+import dstrain.runtime.checkpoint.saving as saving
 import dstrain.train.run_folder as run_folder
 from dstrain.__main__ import main
 
-owner, name, at = {"checkpoint": checkpoint, "run_folder": run_folder}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
+owner = {"saver": saver, "saving": saving, "run_folder": run_folder}[sys.argv[1]]
+name, at = sys.argv[2], int(sys.argv[3])
 inner, calls = getattr(owner, name), []
 
 def deadly(*arguments, **named):
@@ -41,12 +43,12 @@ def straight(tmp_path_factory):
 
 
 @pytest.mark.parametrize("module, function, at", [
-    ("checkpoint", "create", 2),           # while the second file of the first checkpoint is laid out
-    ("checkpoint", "write_ranges", 5),     # in the middle of the second checkpoint's tensors
-    ("checkpoint", "_hashes", 2),          # all written, no manifest yet
-    ("checkpoint", "_sync_folder", 4),     # the manifest is there, the rename is not
-    ("checkpoint", "point", 3),            # published, but `latest` still names the one before
-    ("checkpoint", "prune", 2),            # pointers set, old ones not removed
+    ("saving", "create", 2),           # while the second file of the first checkpoint is laid out
+    ("saving", "write_ranges", 5),     # in the middle of the second checkpoint's tensors
+    ("saving", "hashes", 2),          # all written, no manifest yet
+    ("saving", "sync_folder", 3),     # the manifest is there, the rename is not
+    ("saving", "point", 2),            # published, but `latest` still names the one before
+    ("saver", "prune", 2),            # pointers set, old ones not removed
 ])
 def test_killed_while_saving(straight, module, function, at):
     name = f"run.dir={function}"
@@ -60,7 +62,7 @@ def test_killed_while_saving(straight, module, function, at):
 @pytest.mark.parametrize("at", [1, 2])
 def test_killed_while_the_side_files_are_cut(straight, at):
     name = f"run.dir=cut{at}"
-    assert python(straight, "-c", KILLER, "checkpoint", "_hashes", "2", name, "checkpoint.keep=99").returncode == 9
+    assert python(straight, "-c", KILLER, "saving", "hashes", "2", name, "checkpoint.keep=99").returncode == 9
     killed = python(straight, "-c", KILLER, "run_folder", "_keep_lines", str(at), name, "checkpoint.keep=99")
     assert killed.returncode == 9, killed.stderr
     assert python(straight, "-m", "dstrain", "train", "small.yaml", name, "checkpoint.keep=99").returncode == 0
