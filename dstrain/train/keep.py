@@ -13,7 +13,9 @@ def save(run: Run) -> None:
     state = run.state
     run.ranks.pulse.enter("saving")
     run.sinks.sync()
-    state.place = run.family.merge_places(run.ranks.gather(state.place))
+    places = run.ranks.gather(state.place)
+    if places[0] not in places[1:]:  # else nothing was trained since they were merged or loaded
+        state.place = run.family.merge_places(places)
     run.saver.save(state.to_json(), lambda where: write_side_files(where, run.recipe, run.tokenizer),
                    is_best=state.best_step == state.step)
 
