@@ -10,10 +10,10 @@ import torch
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
 from dstrain.data.feed import TrainFeed, filler_batch, merge_places, valid_batches
-from dstrain.data.hub import pinned
-from dstrain.data.prepared import as_prepared
-from dstrain.data.run_tokenizer import run_tokenizer
-from dstrain.data.size import text_bytes
+from dstrain.data.reading.hub import pinned
+from dstrain.data.preparing.prepared import as_prepared
+from dstrain.data.tokenizers.run_tokenizer import run_tokenizer
+from dstrain.data.reading.size import text_bytes
 from dstrain.infer.sampling import generate
 from dstrain.models.decoder_lm import DecoderLm
 from dstrain.objectives.next_token import NextToken

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 from dstrain.config.load import load_recipe
-from dstrain.data.prepare import prepare
-from dstrain.data.prepared import PreparedFolder
-from dstrain.data.shards import Shard
+from dstrain.data.preparing.prepare import prepare
+from dstrain.data.preparing.prepared import PreparedFolder
+from dstrain.data.preparing.shards import Shard
 from dstrain.train.progress import duration
 
 REDRAW_S, LOG_S = 0.2, 10.0

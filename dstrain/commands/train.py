@@ -9,8 +9,8 @@ from dstrain.config.engine_json import engine_json
 from dstrain.config.errors import LostRank, SaidElsewhere, UserError
 from dstrain.config.load import load_recipe
 from dstrain.config.schema import Recipe
-from dstrain.data.prepared import as_prepared, sources_of
-from dstrain.data.sources import Corpus
+from dstrain.data.preparing.prepared import as_prepared, sources_of
+from dstrain.data.reading.sources import Corpus
 from dstrain.guard.bell import Bell
 from dstrain.train.run_folder import RunFolder
 

@@ -34,7 +34,7 @@ def eval_command(run: Path, which: str) -> None:
 def load_trained(run: Path, which: str) -> Trained:
     """Model, tokenizer and recipe from a checkpoint folder, in one process, in fp32."""
     where = find_checkpoint(run, which)
-    from dstrain.data.tokenizer import load_tokenizer
+    from dstrain.data.tokenizers.tokenizer import load_tokenizer
     from dstrain.families import family_of
     from dstrain.runtime.checkpoint.loading import load
     from dstrain.runtime.checkpoint.manifest import verify

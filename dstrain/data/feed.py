@@ -14,13 +14,13 @@ from dstrain.data.batching import lanes_of_rank, micro_batches_of, rows_of_rank
 from dstrain.data.collate import UNSCORED, Batch, Row, filler_batch, hash_of_rows
 from dstrain.data.hashing import wrap_int64
 from dstrain.data.lanes import Lane, Stream
-from dstrain.data.malformed import MalformedLines, Warn, to_stderr
+from dstrain.data.reading.malformed import MalformedLines, Warn, to_stderr
 from dstrain.data.place import check_place, merge_places, place_after
 from dstrain.data.prefetch import Prefetched
-from dstrain.data.prepared import PreparedCorpus, corpora_of
+from dstrain.data.preparing.prepared import PreparedCorpus, corpora_of
 from dstrain.data.scan import Reader
-from dstrain.data.sources import Corpus
-from dstrain.data.tokenizer import Tokenizer
+from dstrain.data.reading.sources import Corpus
+from dstrain.data.tokenizers.tokenizer import Tokenizer
 from dstrain.data.validation import valid_batches
 from dstrain.data.workers import workers_for
 

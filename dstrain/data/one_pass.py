@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from threading import Event
 from typing import NamedTuple
 
-from dstrain.data.malformed import Warn
+from dstrain.data.reading.malformed import Warn
 from dstrain.data.parsed import Content
-from dstrain.data.prepared import PreparedCorpus
+from dstrain.data.preparing.prepared import PreparedCorpus
 from dstrain.data.shares import lane_of
-from dstrain.data.sources import Corpus
+from dstrain.data.reading.sources import Corpus
 
 _LOOK_AT_STOP_EVERY = 256
 _LONG_SKIP_S = 2.0

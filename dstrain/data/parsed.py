@@ -6,9 +6,9 @@ from typing import NamedTuple, Union
 
 import numpy as np
 
-from dstrain.data.shards import Kept
-from dstrain.data.text import Malformed, Raw, Text
-from dstrain.data.tokenizer import Tokenizer
+from dstrain.data.preparing.shards import Kept
+from dstrain.data.reading.text import Malformed, Raw, Text
+from dstrain.data.tokenizers.tokenizer import Tokenizer
 
 Content = Union[Raw, Kept]
 """what a corpus gives for a document: text still to be parsed, or the place in a shard where its tokens stand"""

@@ -12,8 +12,8 @@ from typing import Any
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
 from dstrain.data.lanes import Lane, Stream
-from dstrain.data.prepared import PreparedCorpus
-from dstrain.data.sources import Corpus
+from dstrain.data.preparing.prepared import PreparedCorpus
+from dstrain.data.reading.sources import Corpus
 
 
 def place_after(step: int, lane_count: int, corpora: Sequence[Corpus | PreparedCorpus],

@@ -16,12 +16,12 @@ import numpy as np
 
 from dstrain.config.errors import UserError
 from dstrain.data.hashing import FILES, permutation
-from dstrain.data.malformed import MalformedLines, Warn
+from dstrain.data.reading.malformed import MalformedLines, Warn
 from dstrain.data.one_pass import Place, Raw, Stopped, documents_for
 from dstrain.data.parsed import Parsed, parsed
-from dstrain.data.prepared import PreparedCorpus
-from dstrain.data.sources import Corpus
-from dstrain.data.tokenizer import Tokenizer
+from dstrain.data.preparing.prepared import PreparedCorpus
+from dstrain.data.reading.sources import Corpus
+from dstrain.data.tokenizers.tokenizer import Tokenizer
 from dstrain.data.workers import Ahead, Workers, in_order
 
 # A lane may run an epoch ahead of another one (its documents were short). Scans of more epochs than this are not

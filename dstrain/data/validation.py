@@ -9,10 +9,10 @@ import numpy as np
 from dstrain.config.schema import Recipe
 from dstrain.data.batching import lanes_of_rank
 from dstrain.data.collate import Batch, Part, Row, collate, part_of
-from dstrain.data.malformed import MalformedLines, Warn
-from dstrain.data.prepared import corpora_of
+from dstrain.data.reading.malformed import MalformedLines, Warn
+from dstrain.data.preparing.prepared import corpora_of
 from dstrain.data.scan import read_once
-from dstrain.data.tokenizer import Tokenizer
+from dstrain.data.tokenizers.tokenizer import Tokenizer
 from dstrain.data.workers import workers_for
 
 

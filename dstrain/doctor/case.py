@@ -14,7 +14,7 @@ from dstrain.config.ds_files import DsFile, read_ds_config
 from dstrain.config.engine_json import engine_json
 from dstrain.config.join import BATCH, said
 from dstrain.config.schema import Recipe
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.families import family_of
 from dstrain.runtime.rank_group import RankGroup
 from dstrain.train.family import Family

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from dstrain.config.schema import Source
-from dstrain.data.sources import Corpus, Malformed
+from dstrain.data.reading.sources import Corpus, Malformed
 
 
 def excerpt(source: Source, folder: Path, documents: int = 32, first_characters: int = 20_000,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from dstrain.config.schema import Recipe
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.doctor.short_run import cut
 from dstrain.families import family_of
 from dstrain.nn.chance import row_keys

@@ -11,7 +11,7 @@ import torch
 from dstrain.config.engine_json import engine_json
 from dstrain.config.schema import Recipe
 from dstrain.data.hashing import mix
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine, own_name

@@ -18,9 +18,9 @@ import numpy as np
 from dstrain.config.load import load_recipe
 from dstrain.config.schema import Recipe
 from dstrain.data.feed import TrainFeed
-from dstrain.data.prepare import prepare
-from dstrain.data.sources import Corpus
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.preparing.prepare import prepare
+from dstrain.data.reading.sources import Corpus
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 
 COPIED_BYTES = 2**28
 BLOCK_TOKENS = 4096

@@ -10,7 +10,7 @@ from dstrain.config.schema import Data, LmModel, Recipe, Run, Source
 from dstrain.data.collate import FILLER_ROW, UNSCORED
 from dstrain.data.feed import TrainFeed, merge_places
 from dstrain.data.hashing import wrap_int64
-from dstrain.data.tokenizer import ByteTokenizer
+from dstrain.data.tokenizers.tokenizer import ByteTokenizer
 
 BYTES = ByteTokenizer()
 EOT = BYTES.eot

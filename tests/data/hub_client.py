@@ -35,7 +35,7 @@ class Client:
 
 def documents(source: dict, first: int = 0) -> list:
     """[file, number, text or why not, where] of all."""
-    from dstrain.data.sources import Malformed
+    from dstrain.data.reading.sources import Malformed
 
     corpus, found = corpus_of(source), []
     for file in range(corpus.file_count):
@@ -58,7 +58,7 @@ def text_bytes(source: dict) -> int | None:
 
 def commits(sources: list[dict], saved: list[dict] | None = None) -> list[str | None]:
     """The revisions that the sources are pinned to, with a checkpoint's sources or without."""
-    from dstrain.data.hub import pinned
+    from dstrain.data.reading.hub import pinned
 
     recipe = pinned(recipe_of(sources), None if saved is None else recipe_of(saved))
     return [source.revision for source in recipe.data.train]
@@ -95,7 +95,7 @@ def rush() -> None:
 
 def corpus_of(source: dict) -> Any:
     from dstrain.config.schema import Source
-    from dstrain.data.sources import Corpus
+    from dstrain.data.reading.sources import Corpus
 
     return Corpus(Source(**source), 0, "train")
 
@@ -113,7 +113,7 @@ def main() -> None:
     import datasets  # noqa: F401  all clients at the same time
 
     from dstrain.config.errors import UserError
-    from dstrain.data import hub_shards
+    from dstrain.data.reading import hub_shards
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer

@@ -16,9 +16,9 @@ from data_help import recipe_of, write_jsonl
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe, Source
-from dstrain.data.bpe import _Fed, _learner, _letters_of_bytes, learn_bpe
-from dstrain.data.text_sample import text_sample
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.tokenizers.bpe import _Fed, _learner, _letters_of_bytes, learn_bpe
+from dstrain.data.tokenizers.text_sample import text_sample
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 STDLIB = Source(embedded="python-stdlib", part="valid")
@@ -118,7 +118,7 @@ LEARN = """
 import sys
 from pathlib import Path
 from dstrain.config.schema import Batch, Data, LmModel, Recipe, Run, Source
-from dstrain.data.bpe import learn_bpe
+from dstrain.data.tokenizers.bpe import learn_bpe
 recipe = Recipe(family="lm", model=LmModel(preset="tiny"), tokenizer="bpe:1000", run=Run(name="t", steps=1),
                 data=Data(train=(Source(embedded="python-stdlib", part="valid"),)),
                 batch=Batch(rows=4, micro_rows=4, length=8))
@@ -225,6 +225,6 @@ def test_a_failure_of_the_library_comes_out(monkeypatch, text_folder):
     def broken(*_):
         raise MemoryError("no room")
 
-    monkeypatch.setattr("dstrain.data.bpe._train", broken)
+    monkeypatch.setattr("dstrain.data.tokenizers.bpe._train", broken)
     with pytest.raises(MemoryError, match="no room"):
         learn_bpe(bpe_recipe(300, text_folder / "a.jsonl"), quiet)

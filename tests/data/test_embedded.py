@@ -1,8 +1,8 @@
 """The corpus that every machine has."""
 
 from dstrain.config.schema import Source
-from dstrain.data.embedded import embedded_files
-from dstrain.data.sources import Corpus
+from dstrain.data.reading.embedded import embedded_files
+from dstrain.data.reading.sources import Corpus
 
 
 def files(part):

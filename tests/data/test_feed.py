@@ -12,7 +12,7 @@ from data_help import BYTES, EOT, global_steps, recipe_of, rows_in, steps_of, wr
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
 from dstrain.data.feed import TrainFeed, merge_places
-from dstrain.data.sources import Corpus
+from dstrain.data.reading.sources import Corpus
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from data_help import BYTES, SHARED_DATA, recipe_of, steps_of
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
 from dstrain.data.feed import TrainFeed, valid_batches
-from dstrain.data.malformed import MalformedLines
-from dstrain.data.sources import Corpus
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.reading.malformed import MalformedLines
+from dstrain.data.reading.sources import Corpus
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 
 
 def lines(path, count, bad):

@@ -14,10 +14,10 @@ from data_help import BYTES, global_steps, recipe_of, steps_of, write_jsonl
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
-from dstrain.data import prepare as prepare_module
-from dstrain.data.prepare import prepare
-from dstrain.data.prepared import DESCRIPTION, PreparedFolder, as_prepared, corpora_of, shard_path
-from dstrain.data.shard_writer import UNFINISHED
+from dstrain.data.preparing import prepare as prepare_module
+from dstrain.data.preparing.prepare import prepare
+from dstrain.data.preparing.prepared import DESCRIPTION, PreparedFolder, as_prepared, corpora_of, shard_path
+from dstrain.data.preparing.shard_writer import UNFINISHED
 from dstrain.data.validation import valid_batches
 
 
@@ -151,7 +151,7 @@ def test_tokens_take_two_bytes_where_the_vocabulary_allows(tmp_path, monkeypatch
         def token_bytes(self):
             return np.ones(size, np.int64)
 
-    monkeypatch.setattr("dstrain.data.describe.run_tokenizer", lambda *_: Large())
+    monkeypatch.setattr("dstrain.data.preparing.describe.run_tokenizer", lambda *_: Large())
     path = write_jsonl(tmp_path / "a.jsonl", ["abc"])
     prepare(recipe_of(path), tmp_path / "p", Watch())
     shard = PreparedFolder(tmp_path / "p").corpora()[0].shards[0]

@@ -9,7 +9,7 @@ from data_help import write_jsonl
 
 from dstrain.__main__ import main
 from dstrain.commands import prepare as command_module
-from dstrain.data.shard_writer import ShardWriter
+from dstrain.data.preparing.shard_writer import ShardWriter
 
 SMALL = "quickstart"
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dstrain.config.load import load_recipe
 from dstrain.config.schema import Source
-from dstrain.data.size import text_bytes
+from dstrain.data.reading.size import text_bytes
 
 
 def size_of(path) -> int | None:

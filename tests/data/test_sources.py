@@ -7,8 +7,8 @@ import pytest
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
-from dstrain.data.cutting import PIECE_CHARACTERS
-from dstrain.data.sources import Corpus, Malformed
+from dstrain.data.reading.cutting import PIECE_CHARACTERS
+from dstrain.data.reading.sources import Corpus, Malformed
 
 
 def documents(path, **source):

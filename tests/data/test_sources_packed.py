@@ -12,8 +12,8 @@ import zstandard
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
-from dstrain.data.sources import Corpus, Malformed
-from dstrain.data.unpacked import text_bytes_in
+from dstrain.data.reading.sources import Corpus, Malformed
+from dstrain.data.reading.unpacked import text_bytes_in
 
 
 def corpus_of(path, **source):
@@ -224,7 +224,7 @@ def test_a_malformed_row_is_left_out_of_its_document_and_counted_under_its_own_n
 
 
 def test_a_pattern_that_no_row_matches_is_an_error_before_memory_is_full(tmp_path, monkeypatch):
-    monkeypatch.setattr("dstrain.data.cutting.MOST_CHARACTERS", 1000)
+    monkeypatch.setattr("dstrain.data.reading.cutting.MOST_CHARACTERS", 1000)
     path = rows_of(["= A", *["x" * 99] * 20], tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a.parquet, row 0 \(from 0\): here begins a document of more than 1,000 "
                                         r"characters, because `starts` '= ' matches no line after it"):

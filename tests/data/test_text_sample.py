@@ -7,7 +7,7 @@ import json
 from data_help import recipe_of, write_jsonl
 
 from dstrain.config.schema import Source
-from dstrain.data.text_sample import _cost, text_sample
+from dstrain.data.tokenizers.text_sample import _cost, text_sample
 
 
 def sampled(*sources, sample_bytes: int = 10_000, read_bytes: int = 100_000) -> list:
@@ -42,7 +42,7 @@ def test_the_sample_comes_from_all_that_was_read_and_not_from_its_head(tmp_path)
 
 
 def test_every_file_gives_something_and_what_is_read_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("dstrain.data.text_sample._LEAST_OF_A_FILE", 100)
+    monkeypatch.setattr("dstrain.data.tokenizers.text_sample._LEAST_OF_A_FILE", 100)
     for number in range(20):
         write_jsonl(tmp_path / f"{number:02}.jsonl", documents(chr(97 + number), 1000))
     sample, = sampled(tmp_path / "*.jsonl", sample_bytes=20_000, read_bytes=40_000)
@@ -51,7 +51,7 @@ def test_every_file_gives_something_and_what_is_read_is_bounded(tmp_path, monkey
 
 
 def test_short_files_leave_what_they_do_not_use_to_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr("dstrain.data.text_sample._LEAST_OF_A_FILE", 100)
+    monkeypatch.setattr("dstrain.data.tokenizers.text_sample._LEAST_OF_A_FILE", 100)
     write_jsonl(tmp_path / "long.jsonl", documents("z", 5000))
     for number in range(9):
         write_jsonl(tmp_path / f"{number}.jsonl", documents("a", 1))

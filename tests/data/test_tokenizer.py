@@ -10,7 +10,7 @@ import requests
 from data_help import SHARED_DATA
 
 from dstrain.config.errors import UserError
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 
 TEXT = "Ends <|endoftext|> and äöü, 東京 \U0001F600\r\n\tx = 3.14  \n"
 
@@ -181,7 +181,7 @@ def test_a_network_that_swallows_packets_is_waited_for_a_limited_time(monkeypatc
     import threading
 
     silent = socket.create_server(("127.0.0.1", 0))  # accepts and never answers
-    monkeypatch.setattr("dstrain.data.tiktoken_files._READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("dstrain.data.tokenizers.tiktoken_files._READ_TIMEOUT_S", 0.3)
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     get, address = requests.get, f"http://127.0.0.1:{silent.getsockname()[1]}/"
     monkeypatch.setattr(requests, "get", lambda _, timeout: get(address, timeout=timeout))

@@ -13,10 +13,11 @@ from data_help import BYTES, global_steps, recipe_of, steps_of, write_jsonl
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
-from dstrain.data import encodings, one_pass, workers
+from dstrain.data import one_pass, workers
+from dstrain.data.tokenizers import encodings
 from dstrain.data.feed import TrainFeed
 from dstrain.data.parsed import Parsed
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.data.validation import valid_batches
 from dstrain.data.workers import Ahead, Workers, in_order
 

@@ -9,7 +9,7 @@ import torch
 from rank_jobs import build
 
 from dstrain.config.schema import Recipe
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.families import family_of
 from dstrain.runtime import compiled
 from dstrain.runtime.dist import Ranks

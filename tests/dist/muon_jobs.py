@@ -13,7 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe, Schedule
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.doctor.case import Case
 from dstrain.doctor.proofs.resume import run_training
 from dstrain.doctor.short_run import cut

@@ -6,7 +6,7 @@ from contextlib import closing
 
 from dstrain.config.engine_json import engine_json
 from dstrain.config.schema import Recipe
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.doctor.short_run import cut
 from dstrain.families import family_of
 from dstrain.nn.chance import row_keys

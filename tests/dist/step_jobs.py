@@ -10,7 +10,7 @@ import torch
 from rank_jobs import build
 
 from dstrain.config.schema import Recipe
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.families import family_of
 from dstrain.nn.chance import row_keys
 from dstrain.objectives.loss_law import loss_law

@@ -59,7 +59,8 @@ def test_all_ranks_leave_at_the_same_step_and_the_run_is_the_one_never_stopped(
 def test_asked_again_in_every_call_it_still_arrives_and_is_the_same_run(case, recipe, straight):
     folder = case.new_folder("hopping")
     told = [run(case, recipe, folder, "step", 1, asked_rank=n % 2)[0] for n in range(5)]
-    assert [words and words.split(",")[0] for words in told] == [*(f"left at step {n} of 6" for n in (2, 3, 5, 6)), None]
+    where = [words and words.split(",")[0] for words in told]
+    assert where == [*(f"left at step {n} of 6" for n in (2, 3, 5, 6)), None]
     same_end(straight, folder, recipe)
 
 

@@ -14,7 +14,7 @@ from rank_jobs import build
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
 from dstrain.data.feed import TrainFeed
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.doctor.proofs.resume import run_training
 from dstrain.doctor.short_run import cut
 from dstrain.families import family_of

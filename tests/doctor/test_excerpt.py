@@ -8,7 +8,7 @@ import pytest
 
 from dstrain.config.rules import check
 from dstrain.config.schema import Batch, Data, LmModel, Recipe, Run, Source
-from dstrain.data.sources import Corpus
+from dstrain.data.reading.sources import Corpus
 from dstrain.doctor.excerpt import excerpt
 
 ROWS = ["= A", "one", "= B", "two", "three"]

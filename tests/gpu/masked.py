@@ -12,7 +12,7 @@ from case_here import CaseHere
 from frame import Here, Outcome, judge
 from torch.nn.attention import sdpa_kernel
 
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.doctor.proofs.masks import intrusions, two_documents_a_row
 from dstrain.families import family_of
 from dstrain.nn.chance import row_keys

@@ -8,7 +8,7 @@ from case_here import CaseHere
 from frame import Here, Outcome, judge
 
 from dstrain.config.schema import Recipe
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.doctor.finding import largest, relative
 from dstrain.doctor.short_run import Trace, short_run, whole
 from dstrain.families import family_of

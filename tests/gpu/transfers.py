@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from dstrain.config.engine_json import engine_json
 from dstrain.config.schema import Recipe
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.families import family_of
 from dstrain.runtime.engine import Engine
 from dstrain.train.step import train_step

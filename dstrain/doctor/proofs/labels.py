@@ -15,7 +15,7 @@ import torch
 from dstrain.config.schema import Source
 from dstrain.data.hashing import row_hash
 from dstrain.data.shares import lane_of
-from dstrain.data.sources import Corpus
+from dstrain.data.reading.sources import Corpus
 from dstrain.doctor.case import Case
 from dstrain.doctor.excerpt import excerpt
 from dstrain.doctor.finding import Finding

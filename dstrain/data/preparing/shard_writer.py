@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from dstrain.data.shards import COLUMNS, INDEX_BYTES, MAGIC, Shard, padded
+from dstrain.data.preparing.shards import COLUMNS, INDEX_BYTES, MAGIC, Shard, padded
 
 UNFINISHED = ".unfinished"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dstrain.config.errors import UserError
-from dstrain.data.encodings import DESCRIPTION_FILE, RANKS_FILE, ByteTokenizer, TiktokenTokenizer
+from dstrain.data.tokenizers.encodings import DESCRIPTION_FILE, RANKS_FILE, ByteTokenizer, TiktokenTokenizer
 
 
 def load_saved(folder: Path, name: str | None) -> ByteTokenizer | TiktokenTokenizer:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dstrain.config.schema import Source
-from dstrain.data import cutting
-from dstrain.data.columns import parquet_rows
-from dstrain.data.embedded import embedded_files
-from dstrain.data.files import files_named, fingerprint_of, kind_of, sound, unpacked
-from dstrain.data.jsonlines import json_lines
-from dstrain.data.text import Raw, Text
-from dstrain.data.unpacked import text_bytes_in
+from dstrain.data.reading import cutting
+from dstrain.data.reading.columns import parquet_rows
+from dstrain.data.reading.embedded import embedded_files
+from dstrain.data.reading.files import files_named, fingerprint_of, kind_of, sound, unpacked
+from dstrain.data.reading.jsonlines import json_lines
+from dstrain.data.reading.text import Raw, Text
+from dstrain.data.reading.unpacked import text_bytes_in
 
 
 class Files:

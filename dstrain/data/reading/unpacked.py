@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dstrain.data.columns import parquet_text_bytes
-from dstrain.data.files import kind_of, packing_of
-from dstrain.data.zstd import unpacked_bytes as zst_bytes
+from dstrain.data.reading.columns import parquet_text_bytes
+from dstrain.data.reading.files import kind_of, packing_of
+from dstrain.data.reading.zstd import unpacked_bytes as zst_bytes
 
 
 def text_bytes_in(path: Path, field: str) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
 from dstrain.config.errors import UserError
-from dstrain.data.text import Malformed, Text
+from dstrain.data.reading.text import Malformed, Text
 
 PIECE_CHARACTERS = 16_384
 # A document that is put together from lines is held whole: where no line begins the next one, memory would fill up.

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe, Source
-from dstrain.data.same import check_source, digest_of
-from dstrain.data.shards import DamagedShard, Kept, Shard
-from dstrain.data.sources import Corpus
-from dstrain.data.tokenizer import Tokenizer
+from dstrain.data.preparing.same import check_source, digest_of
+from dstrain.data.preparing.shards import DamagedShard, Kept, Shard
+from dstrain.data.reading.sources import Corpus
+from dstrain.data.tokenizers.tokenizer import Tokenizer
 
 DESCRIPTION = "prepared.json"
 TOKENIZER = "tokenizer"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from dstrain.data.text import Malformed
+from dstrain.data.reading.text import Malformed
 
 
 def json_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:

@@ -19,15 +19,15 @@ import numpy as np
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
-from dstrain.data.describe import alone_in, describe
-from dstrain.data.malformed import FEWEST, MalformedLines, most_of_lane
+from dstrain.data.preparing.describe import alone_in, describe
+from dstrain.data.reading.malformed import FEWEST, MalformedLines, most_of_lane
 from dstrain.data.parsed import Content, Parsed, parsed, size_of
-from dstrain.data.prepared import PreparedFolder, shard_path
+from dstrain.data.preparing.prepared import PreparedFolder, shard_path
 from dstrain.data.scan import nothing_in
-from dstrain.data.shard_writer import ShardWriter
-from dstrain.data.shards import DamagedShard, Shard
-from dstrain.data.sources import Corpus
-from dstrain.data.tokenizer import Tokenizer
+from dstrain.data.preparing.shard_writer import ShardWriter
+from dstrain.data.preparing.shards import DamagedShard, Shard
+from dstrain.data.reading.sources import Corpus
+from dstrain.data.tokenizers.tokenizer import Tokenizer
 from dstrain.data.workers import Workers, in_order
 
 SHARD_TOKENS = 2**26

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dstrain.config.schema import Recipe
-from dstrain.data.bpe import learn_bpe
-from dstrain.data.tokenizer import LEARNED, Tokenizer, load_tokenizer
+from dstrain.data.tokenizers.bpe import learn_bpe
+from dstrain.data.tokenizers.tokenizer import LEARNED, Tokenizer, load_tokenizer
 
 TOKENIZER_FOLDER = "tokenizer"
 

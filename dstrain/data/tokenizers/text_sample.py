@@ -14,9 +14,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from dstrain.config.schema import Recipe
-from dstrain.data.encodings import whole_characters
+from dstrain.data.tokenizers.encodings import whole_characters
 from dstrain.data.hashing import mix, permutation
-from dstrain.data.sources import Corpus, Malformed
+from dstrain.data.reading.sources import Corpus, Malformed
 
 SAMPLE_BYTES = 100_000_000
 """of all sources together; text without spaces between words counts for more, see `_cost`"""

@@ -18,11 +18,11 @@ import zstandard
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
 from dstrain.config.source_rules import ENDINGS
-from dstrain.data.columns import check_column, texts_in
-from dstrain.data.files import fingerprint_of, kind_of, sound
-from dstrain.data.hub import asking, cached_folder, commit_of, is_folder, is_offline, one_line, unreachable
-from dstrain.data.text import Raw
-from dstrain.data.unpacked import text_bytes_in
+from dstrain.data.reading.columns import check_column, texts_in
+from dstrain.data.reading.files import fingerprint_of, kind_of, sound
+from dstrain.data.reading.hub import asking, cached_folder, commit_of, is_folder, is_offline, one_line, unreachable
+from dstrain.data.reading.text import Raw
+from dstrain.data.reading.unpacked import text_bytes_in
 
 _ROWS_AT_ONCE = 256
 # What `datasets` and the libraries below it raise where contents are not what they should be.

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from dstrain.config.errors import UserError
-from dstrain.data.sources import Corpus
+from dstrain.data.reading.sources import Corpus
 
 NAMED_PER_FILE = 3
 # Before so many lines of all lanes a share says little: up to here the limit is what this many would allow.

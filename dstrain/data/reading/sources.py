@@ -13,11 +13,11 @@ from functools import cached_property
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
-from dstrain.data.cutting import from_starts
-from dstrain.data.hub_shards import HubShards
-from dstrain.data.jsonlines import json_text
-from dstrain.data.shelf import Files
-from dstrain.data.text import Malformed, Raw, Text
+from dstrain.data.reading.cutting import from_starts
+from dstrain.data.reading.hub_shards import HubShards
+from dstrain.data.reading.jsonlines import json_text
+from dstrain.data.reading.shelf import Files
+from dstrain.data.reading.text import Malformed, Raw, Text
 
 __all__ = ["Corpus", "Malformed", "Raw", "Text"]
 

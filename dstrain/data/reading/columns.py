@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dstrain.config.errors import UserError
-from dstrain.data.text import Malformed
+from dstrain.data.reading.text import Malformed
 
 _ROWS_AT_ONCE = 64
 _PAGE_BYTES = 2**20

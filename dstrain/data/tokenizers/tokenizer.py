@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 
 from dstrain.config.errors import UserError
-from dstrain.data.encodings import ByteTokenizer, TiktokenTokenizer
-from dstrain.data.tiktoken_files import tiktoken_encoding
-from dstrain.data.tokenizer_folder import load_saved
+from dstrain.data.tokenizers.encodings import ByteTokenizer, TiktokenTokenizer
+from dstrain.data.tokenizers.tiktoken_files import tiktoken_encoding
+from dstrain.data.tokenizers.tokenizer_folder import load_saved
 
 LEARNED = "bpe:"
 FEWEST_IDS, MOST_IDS = 257, 1_000_000

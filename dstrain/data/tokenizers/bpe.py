@@ -15,10 +15,10 @@ from typing import Any
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
-from dstrain.data.encodings import END_OF_TEXT, TiktokenTokenizer
-from dstrain.data.text_sample import Sample, text_sample
-from dstrain.data.tokenizer import learned_size
-from dstrain.data.tokenizer_folder import encoding_of
+from dstrain.data.tokenizers.encodings import END_OF_TEXT, TiktokenTokenizer
+from dstrain.data.tokenizers.text_sample import Sample, text_sample
+from dstrain.data.tokenizers.tokenizer import learned_size
+from dstrain.data.tokenizers.tokenizer_folder import encoding_of
 
 PATTERN = "|".join([
     r" ?'(?:[sdmt]|ll|ve|re)(?!\p{L})",  # what English contracts, also where a corpus puts a space before it

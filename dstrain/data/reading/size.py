@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dstrain.config.schema import Recipe
-from dstrain.data.prepared import sources_of
+from dstrain.data.preparing.prepared import sources_of
 
 
 def text_bytes(recipe: Recipe) -> int | None:

@@ -17,7 +17,7 @@ import zstandard
 
 from dstrain.config.errors import UserError
 from dstrain.config.source_rules import ENDINGS, PACKED, READABLE
-from dstrain.data.zstd import open_zst
+from dstrain.data.reading.zstd import open_zst
 
 SAMPLE_BYTES = 65_536
 

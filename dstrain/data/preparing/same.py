@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
 from dstrain.config.schema import Source
-from dstrain.data.sources import Corpus
-from dstrain.data.tokenizer import Tokenizer
+from dstrain.data.reading.sources import Corpus
+from dstrain.data.tokenizers.tokenizer import Tokenizer
 
 _OF_THE_TEXT = tuple(field.name for field in fields(Source) if field.name != "weight")
 
