@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dstrain.config.schema import LmModel
-from dstrain.data.tokenizer import load_tokenizer
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.models.decoder_lm import DecoderLm
 from dstrain.nn.init import fill_initial
 
