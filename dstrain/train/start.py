@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from typing import Any, Callable
 
+import torch
+
 from dstrain.config.errors import UserError
 from dstrain.config.load import load_saved_recipe
 from dstrain.config.schema import Recipe
 from dstrain.runtime.checkpoint.folder import committed, go_on_from, newest_good
 from dstrain.runtime.checkpoint.loading import Loaded, load
+from dstrain.runtime.checkpoint.restored import check_restored
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine
 from dstrain.train import announce
@@ -38,10 +41,7 @@ def newest_checkpoint(folder: RunFolder, recipe: Recipe, family: Family, ranks: 
         return None, recipe, []
     with ranks.together("going on from a checkpoint"):
         changes = changes_since(saved, recipe, str(found))
-        loaded = load(found)
-        if ranks.first:
-            go_on_from(found, loaded.state["best_step"], progress.say)
-    return loaded, recipe, changes
+        return load(found), recipe, changes
 
 
 def state_of(loaded: Loaded | None, changes: list[str]) -> RunState:
@@ -95,24 +95,30 @@ def check_valid(recipe: Recipe, family: Family, tokenizer: Any, ranks: Ranks) ->
 
 
 def build_engine(recipe: Recipe, family: Family, config: dict, tokenizer: Any, loaded: Loaded | None,
-                 ranks: Ranks) -> Engine:
-    """The engine at its initial weights, or with all that the checkpoint holds."""
+                 progress: Progress, ranks: Ranks) -> Engine:
+    """The engine at its initial weights, or with all that the checkpoint holds, compared with it bit by bit.
+
+    Up to here nothing has changed in a run folder that holds a checkpoint: what cannot go on leaves it as it was.
+    """
     def fresh(trainee: Any) -> Callable:
         return lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed)
 
-    try:
-        engine = Engine(lambda: family.build_trainee(recipe, tokenizer),
-                        fresh if loaded is None else lambda trainee: loaded.weight_of, recipe, config, ranks)
-        if loaded is not None:
-            loaded.restore(engine)
-    except UserError as mistake:  # a checkpoint of another model: all ranks see it alike
-        raise ranks.mistake(str(mistake)) from None
+    if loaded is not None:
+        with ranks.together("going on from a checkpoint"), torch.device("meta"):
+            loaded.check_fits(family.build_trainee(recipe, tokenizer), recipe.optim)
+    engine = Engine(lambda: family.build_trainee(recipe, tokenizer),
+                    fresh if loaded is None else lambda trainee: loaded.weight_of, recipe, config, ranks)
+    if loaded is not None:
+        loaded.restore(engine)
+        progress.say(check_restored(loaded, engine, recipe))
     return engine
 
 
-def open_folder(folder: RunFolder, recipe: Recipe, config: dict, start: int, progress: Progress,
+def open_folder(folder: RunFolder, recipe: Recipe, config: dict, loaded: Loaded | None, progress: Progress,
                 ranks: Ranks) -> Sinks | NoSinks:
-    """Write what runs, resolved, before the first step; on going on, cut the side files to the checkpoint's step."""
+    """Write what runs, resolved, before the first step; on going on, bring the folder back to the checkpoint's step."""
+    start = 0 if loaded is None else loaded.state["step"]
+    set_back_to(loaded, progress, ranks)
     sinks: Sinks | NoSinks = NoSinks()
     with ranks.together(f"preparing {folder.path}"):
         if ranks.first:
@@ -127,6 +133,13 @@ def open_folder(folder: RunFolder, recipe: Recipe, config: dict, start: int, pro
             if dropped:
                 progress.say(f"{dropped} recorded steps after step {start} are dropped: no checkpoint holds them")
     return sinks
+
+
+def set_back_to(loaded: Loaded | None, progress: Progress, ranks: Ranks) -> None:
+    """Bring checkpoints/ to where the run goes on, or ended: later checkpoints, all damaged, aside; pointers right."""
+    with ranks.together("going on from a checkpoint"):
+        if loaded is not None and ranks.first:
+            go_on_from(loaded.folder, loaded.state["best_step"], progress.say)
 
 
 def _keep(tokenizer: Any, folder: RunFolder) -> None:

@@ -16,8 +16,8 @@ from dstrain.train.rows import ask_why, rows_of_steps
 from dstrain.train.run import Run
 from dstrain.train.run_folder import RunFolder
 from dstrain.train.start import (
-    build_engine, check_valid, newest_checkpoint, open_feed, open_folder, open_tokenizer, state_of,
-    why_finished)
+    build_engine, check_valid, newest_checkpoint, open_feed, open_folder, open_tokenizer, set_back_to,
+    state_of, why_finished)
 from dstrain.train.state import RunState, recipe_text
 from dstrain.train.step import train_step
 from dstrain.train.watch import Watch
@@ -31,6 +31,7 @@ def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks, bell: Bell
     state = state_of(loaded, changes)
     finished = why_finished(recipe, state, folder)
     if finished is not None:
+        set_back_to(loaded, progress, ranks)
         progress.say(finished)
         return state
     if loaded is not None:
@@ -44,9 +45,9 @@ def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks, bell: Bell
         with ranks.together("reading the first step's rows"):
             first = next(feed)  # faults of the data show before the engine is built
         bell.leave_if_rung(ranks)
-        engine = build_engine(recipe, family, config, tokenizer, loaded, ranks)
+        engine = build_engine(recipe, family, config, tokenizer, loaded, progress, ranks)
         bell.leave_if_rung(ranks)
-        sinks = open_folder(folder, recipe, config, state.step, progress, ranks)
+        sinks = open_folder(folder, recipe, config, loaded, progress, ranks)
         saver = Saver(folder.checkpoints, engine, ranks, recipe.checkpoint.keep, recipe.checkpoint.background,
                       progress.say)
         try:

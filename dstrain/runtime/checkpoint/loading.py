@@ -9,9 +9,12 @@ from pathlib import Path
 import torch
 
 from dstrain.config.errors import UserError
+from dstrain.config.schema import Optim
 from dstrain.runtime.checkpoint.manifest import BEFORE_MUON, WEIGHTS_FILE, moment_file
 from dstrain.runtime.checkpoint.tensor_file import BadTensorFile, TensorFile
-from dstrain.runtime.engine import Engine
+from dstrain.runtime.engine import Engine, own_name
+from dstrain.runtime.fragments import MOMENTS
+from dstrain.runtime.optimizer import hidden_matrices
 
 
 def load(folder: Path) -> Loaded:
@@ -35,18 +38,31 @@ class Loaded:
     moments: dict[str, TensorFile]
 
     def weight_of(self, name: str, shape: torch.Size) -> torch.Tensor:
-        have = self.weights.shapes.get(name)
-        if have != tuple(shape):
-            raise UserError(f"{self.folder}: parameter {name} is {_shown(have)} there and {_shown(tuple(shape))} "
-                            "in this model; continue with the recipe that made it, or start a new run (run.name=...)")
+        self._refuse_another_shape(name, tuple(shape))
         return self.weights.tensor(name)
+
+    def check_fits(self, trainee: torch.nn.Module, optim: Optim) -> None:
+        """Refuses another model or optimizer; `trainee` may stand on the meta device, so no engine is needed."""
+        shapes = {own_name(name): tuple(parameter.shape) for name, parameter in trainee.named_parameters()}
+        for name, shape in shapes.items():
+            self._refuse_another_shape(name, shape)
+        extra = self.weights.shapes.keys() - shapes.keys()
+        if extra:
+            raise UserError(f"{self.folder}: holds parameters that this model lacks: {', '.join(sorted(extra))}; "
+                            "continue with the recipe that made it, or start a new run (run.name=...)")
+        hidden = hidden_matrices(trainee.model, optim)
+        needed: dict[str, dict[str, tuple]] = {}
+        for name, shape in shapes.items():
+            for key in MOMENTS["muon" if name in hidden else "adamw"]:
+                needed.setdefault(key, {})[name] = shape
+        held = {key: file.shapes for key, file in self.moments.items()}
+        if held != needed:
+            raise UserError(f"{self.folder}: holds the optimizer's {_counted(held)}, but optim.name={optim.name} needs "
+                            f"{_counted(needed)}{_first_difference(held, needed)}; set optim.name back to what made "
+                            "it, or start a new run (run.name=...)")
 
     def restore(self, engine: Engine) -> None:
         """Bring fp32 masters, moments and the update count back, bit for bit. Weights were given at build time."""
-        extra = self.weights.shapes.keys() - engine.shapes().keys()
-        if extra:
-            raise UserError(f"{self.folder}: holds parameters that this model lacks: {', '.join(sorted(extra))}")
-        self._refuse_another_optimizer(engine)
         for fragment in engine.fragments():
             part = slice(fragment.start, fragment.start + fragment.weight.numel())
             fragment.weight.copy_(self.weights.tensor(fragment.name).reshape(-1)[part])
@@ -55,16 +71,24 @@ class Loaded:
         engine.set_optimizer_step(self.state["optimizer_step"])
         engine.set_loss_scale(self.state["loss_scale"])
 
-    def _refuse_another_optimizer(self, engine: Engine) -> None:
-        held, needed = ({key: set(shapes) for key, shapes in moments.items()} for moments in (
-            {key: file.shapes for key, file in self.moments.items()}, engine.moment_shapes()))
-        if held != needed:
-            raise UserError(f"{self.folder}: holds the optimizer's {_counted(held)}, but the recipe's optim.name needs "
-                            f"{_counted(needed)}; set optim.name back to what made it, or start a new run "
-                            "(run.name=...)")
+    def _refuse_another_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        have = self.weights.shapes.get(name)
+        if have != shape:
+            raise UserError(f"{self.folder}: parameter {name} is {_shown(have)} there and {_shown(shape)} "
+                            "in this model; continue with the recipe that made it, or start a new run (run.name=...)")
 
 
-def _counted(moments: dict[str, set]) -> str:
+def _first_difference(held: dict[str, dict[str, tuple]], needed: dict[str, dict[str, tuple]]) -> str:
+    """Where the counts are alike."""
+    for key, name in ((key, name) for key in held.keys() & needed.keys()
+                      for name in sorted(held[key].keys() | needed[key].keys())):
+        have, need = held[key].get(name), needed[key].get(name)
+        if have != need:
+            return f" ({key} of {name}: {_shown(have)} there, {_shown(need)} needed)"
+    return ""
+
+
+def _counted(moments: dict[str, dict[str, tuple]]) -> str:
     return ", ".join(f"{key} of {len(names)} parameters" for key, names in moments.items())
 
 
