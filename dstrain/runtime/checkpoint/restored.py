@@ -76,10 +76,11 @@ def _compare_lrs(engine: Engine, recipe: Recipe, step: int) -> None:
     engine.schedule.step(step)
     share = share_of_peak(recipe.schedule, recipe.run.steps, step)
     peaks = {"adamw": recipe.optim.lr, "muon": recipe.optim.muon_lr or recipe.optim.lr}
-    for rule, lr in engine.lrs().items():
-        if not math.isclose(lr, peaks[rule] * share, rel_tol=1e-12, abs_tol=1e-30):
-            raise Trouble(f"step {step} would use lr {lr} for {rule}, but the recipe's schedule says "
-                          f"{peaks[rule] * share}: nothing was trained; please report it")
+    for group in engine.optimizer.param_groups:
+        lr, due = float(group["lr"]), peaks[group["rule"]] * share
+        if not math.isclose(lr, due, rel_tol=1e-12, abs_tol=1e-30):
+            raise Trouble(f"step {step} would use lr {lr} for {group['names'][0]}, but the recipe's schedule says {due}: "
+                          "nothing was trained or changed in the run folder; please report it")
 
 
 def _nothing_is_missing(loaded: Loaded, engine: Engine, seen: Counter) -> None:
