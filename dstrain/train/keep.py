@@ -13,6 +13,7 @@ def save(run: Run) -> None:
     state = run.state
     run.ranks.pulse.enter("saving")
     run.sinks.sync()
+    run.ranks.agree(run.sinks.error, "writing the run's records")
     places = run.ranks.gather(state.place)
     if places[0] not in places[1:]:  # else nothing was trained since they were merged or loaded
         state.place = run.family.merge_places(places)
@@ -22,7 +23,7 @@ def save(run: Run) -> None:
 
 def wishes(run: Run) -> Wishes:
     """What this rank tells the others with the next step."""
-    return Wishes(leave=must_leave(run), fails=run.saver.failed)
+    return Wishes(leave=must_leave(run), fails=run.saver.failed or run.sinks.error is not None)
 
 
 def must_leave(run: Run) -> bool:
@@ -32,10 +33,11 @@ def must_leave(run: Run) -> bool:
 
 
 def heed(run: Run, told: Wishes) -> None:
-    """Say what was saved meanwhile; where a save failed on any rank, all end here, with its reason."""
+    """Say what was saved meanwhile; where writing failed on any rank, all end here, with its reason."""
     run.saver.news()
     if told.fails:
         run.saver.finish()
+        run.ranks.agree(run.sinks.error, "writing the run's records")
 
 
 def leave(run: Run) -> None:

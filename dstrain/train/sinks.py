@@ -2,80 +2,114 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-import os
-from typing import Any
+from typing import Any, Callable
 
+from dstrain.config.errors import Trouble
+from dstrain.train.appended import Appended
 from dstrain.train.run_folder import RunFolder
 
 
+def _first_error_is_kept(write: Callable[..., None]) -> Callable[..., None]:
+    """What was added to the board goes out with it; after an error nothing does."""
+    @functools.wraps(write)
+    def guarded(self: Sinks, *arguments: Any, **named: Any) -> None:
+        if self.error is not None:
+            return
+        try:
+            write(self, *arguments, **named)
+            self._board.write_out()
+        except OSError as error:
+            self.error = Trouble(f"{error.filename} cannot be written: {error.strerror}; make room, or wait for the "
+                                 "disk: the same command then goes on from the last committed checkpoint")
+    return guarded
+
+
 class Sinks:
-    """Open files of a run, from step `start` on."""
+    """Open files of a run, from step `start` on.
+
+    A file that cannot be written is no reason to leave the other ranks alone in the middle of a step: the first error
+    is kept in `error`, nothing more is written, and the trainer lets all ranks end together after the step.
+    """
 
     def __init__(self, folder: RunFolder, start: int):
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the first rank needs it
-        self._metrics = open(folder.metrics, "a", buffering=1)
-        self._ledger = open(folder.ledger, "a", buffering=1)
-        self.board = SummaryWriter(str(folder.tensorboard), purge_step=start + 1, flush_secs=10)
+        from dstrain.train.event_file import EventFile  # slow to import, and only the first rank needs it
+        self.error: Trouble | None = None
+        self._metrics, self._ledger = Appended(folder.metrics), Appended(folder.ledger)
+        self._board = EventFile(folder.tensorboard, start)
+        self._files = (self._metrics, self._ledger, self._board)
 
+    @_first_error_is_kept
     def write_steps(self, records: list[dict], ledger: list[dict], extra: dict[str, float]) -> None:
         """One line a step in both files; TensorBoard gets every step too, and `extra` at the last of them."""
-        self._metrics.write("".join(map(_line, records)))
-        self._ledger.write("".join(map(_line, ledger)))
+        self._metrics.append(_lines(records))
+        self._ledger.append(_lines(ledger))
         for record in records:
-            step = record["step"]
-            for tag, key in (("train/loss", "loss"), ("train/lr", "lr"), ("train/grad_norm", "grad_norm"),
-                             ("perf/tokens_per_s", "tokens_per_s"), ("data/wait", "data_wait"),
-                             ("train/loss_scale", "loss_scale"), ("train/lr_muon", "lr_muon")):
-                if record.get(key) is not None and math.isfinite(record[key]):
-                    self.board.add_scalar(tag, record[key], step)
-            if len(record["terms"]) > 1:
-                for number, loss in enumerate(record["terms"].values(), start=1):
-                    self.board.add_scalar(f"heads/{number}/loss", loss, step)
-            if record["skipped"]:
-                self.board.add_scalar("train/skipped", 1, step)
-        self.write_scalars(extra, records[-1]["step"])
+            self._show(record)
+        self._show_scalars(extra, records[-1]["step"])
 
+    @_first_error_is_kept
     def write_scalars(self, values: dict[str, float], step: int) -> None:
         """For TensorBoard alone."""
-        for tag, value in values.items():
-            self.board.add_scalar(tag, value, step)
+        self._show_scalars(values, step)
 
+    @_first_error_is_kept
     def write_scores(self, step: int, split: str, scores: dict) -> None:
-        self._metrics.write(_line({"step": step, "split": split, **scores}))
-        for key, value in scores.items():
-            if isinstance(value, (int, float)):
-                self.board.add_scalar(f"{split}/{key}", value, step)
+        self._metrics.append(_lines([{"step": step, "split": split, **scores}]))
+        self._show_scalars({f"{split}/{key}": value for key, value in scores.items()
+                            if isinstance(value, (int, float))}, step)
 
+    @_first_error_is_kept
     def write_text(self, tag: str, text: str, step: int) -> None:
         """Shown by TensorBoard as it stands: indented, so that nothing in it is taken for markup."""
-        self.board.add_text(tag, "\n".join("    " + line for line in text.split("\n")), step)
+        self._board.add_text(tag, "\n".join("    " + line for line in text.split("\n")), step)
 
+    @_first_error_is_kept
     def sync(self) -> None:
-        """Everything that was written is on the disk when this returns."""
-        for file in (self._metrics, self._ledger):
-            file.flush()
-            os.fsync(file.fileno())
-        self.board.flush()
+        """Everything that was written is on the disk when this returns, unless there is an `error`."""
+        for file in self._files:
+            file.sync()
 
     def close(self) -> None:
-        self._metrics.close(), self._ledger.close(), self.board.close()
+        for file in self._files:
+            file.close()
+
+    def _show(self, record: dict) -> None:
+        step = record["step"]
+        for tag, key in (("train/loss", "loss"), ("train/lr", "lr"), ("train/grad_norm", "grad_norm"),
+                         ("perf/tokens_per_s", "tokens_per_s"), ("data/wait", "data_wait"),
+                         ("train/loss_scale", "loss_scale"), ("train/lr_muon", "lr_muon")):
+            if record.get(key) is not None and math.isfinite(record[key]):
+                self._board.add_scalar(tag, record[key], step)
+        if len(record["terms"]) > 1:
+            for number, loss in enumerate(record["terms"].values(), start=1):
+                self._board.add_scalar(f"heads/{number}/loss", loss, step)
+        if record["skipped"]:
+            self._board.add_scalar("train/skipped", 1, step)
+
+    def _show_scalars(self, values: dict[str, float], step: int) -> None:
+        for tag, value in values.items():
+            self._board.add_scalar(tag, value, step)
 
 
-def _line(record: dict) -> str:
-    """One line of JSON; NaN and Inf, which JSON lacks, become null."""
-    return json.dumps({key: _finite(value) for key, value in record.items()}, allow_nan=False) + "\n"
+class NoSinks:
+    """What the other ranks have."""
+
+    error = None
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **named: None
+
+
+def _lines(records: list[dict]) -> bytes:
+    """A line of JSON each; NaN and Inf, which JSON lacks, become null."""
+    return b"".join(json.dumps({key: _finite(value) for key, value in record.items()}, allow_nan=False).encode()
+                    + b"\n" for record in records)
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class NoSinks:
-    """What the other ranks have."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *arguments, **named: None

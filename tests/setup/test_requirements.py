@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parents[2]
 # What stands in requirements.txt but is not imported by name, and why it is there.
 NOT_IMPORTED = {
     "setuptools": "builds the editable install (pyproject.toml)",
-    "tensorboard": "torch.utils.tensorboard writes through it, and it shows the page",
     "datasets": "streams from the hub",
 }
 IMPORT_NAMES = {"pyyaml": "yaml", "huggingface-hub": "huggingface_hub"}

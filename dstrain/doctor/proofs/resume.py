@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +13,12 @@ from dstrain.doctor.excerpt import excerpt
 from dstrain.doctor.finding import Finding, exactly
 from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
-from dstrain.train.run_folder import RunFolder, read_lines
+from dstrain.train.records import paired_records
+from dstrain.train.run_folder import RunFolder
 from dstrain.train.trainer import train
 
 CLAIM = "interrupted and continued, twice, with validations between: bit-equal"
 STEPS = 6
-WALL_CLOCK = ("tokens_per_s", "data_wait")
 
 
 def prove(case: Case) -> Finding:
@@ -80,22 +79,11 @@ def forget_after(folder: Path, recipe: Recipe, step: int) -> None:
 def compare_runs(one: Path, other: Path, recipe: Recipe) -> tuple[list[str], int]:
     """(what differs, how much was compared): metrics and ledger without wall-clock fields, every checkpoint file."""
     a, b = RunFolder(one / recipe.run.name), RunFolder(other / recipe.run.name)
-    pairs = [(f"metrics.jsonl, step {x.get('step')}", *map(_without_clock, (x, y)))
-             for x, y in _zipped(a.metrics, b.metrics)]
-    pairs += [(f"ledger.jsonl, step {x.get('step')}", x, y) for x, y in _zipped(a.ledger, b.ledger)]
+    pairs = [(what, x, y) for name in ("metrics", "ledger")
+             for what, x, y in paired_records(getattr(a, name), getattr(b, name))]
     for path in sorted(a.checkpoints.glob("step_*/*")):
         if path.suffix == ".safetensors" or path.name == "state.json":
             twin = b.checkpoints / path.relative_to(a.checkpoints)
             pairs.append((str(path.relative_to(a.path)), path.read_bytes(),
                           twin.read_bytes() if twin.is_file() else None))
     return [what for what, x, y in pairs if x != y], len(pairs)
-
-
-def _zipped(one: Path, other: Path) -> list[tuple[dict, dict]]:
-    a, b = read_lines(one), read_lines(other)
-    size = max(len(a), len(b))
-    return list(zip(a + [{}] * (size - len(a)), b + [{}] * (size - len(b))))
-
-
-def _without_clock(record: dict) -> str:
-    return json.dumps({key: value for key, value in record.items() if key not in WALL_CLOCK})
