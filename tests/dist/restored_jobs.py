@@ -1,4 +1,4 @@
-"""What tests of loading let ranks do: restore a checkpoint wrongly, each time in one way, and see what is said of it."""
+"""What tests of loading let ranks do: restore a checkpoint wrongly, each time in one way; what is said of it."""
 
 from __future__ import annotations
 

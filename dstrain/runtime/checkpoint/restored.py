@@ -79,8 +79,8 @@ def _compare_lrs(engine: Engine, recipe: Recipe, step: int) -> None:
     for group in engine.optimizer.param_groups:
         lr, due = float(group["lr"]), peaks[group["rule"]] * share
         if not math.isclose(lr, due, rel_tol=1e-12, abs_tol=1e-30):
-            raise Trouble(f"step {step} would use lr {lr} for {group['names'][0]}, but the recipe's schedule says {due}: "
-                          "nothing was trained or changed in the run folder; please report it")
+            raise Trouble(f"step {step} would use lr {lr} for {group['names'][0]}, but the recipe's schedule says "
+                          f"{due}: nothing was trained or changed in the run folder; please report it")
 
 
 def _nothing_is_missing(loaded: Loaded, engine: Engine, seen: Counter) -> None:
