@@ -88,6 +88,17 @@ def freeze(folder: RunFolder, recipe: Recipe, config: dict, ranks: Ranks) -> Non
         "command": sys.argv})
 
 
+def about(recipe: Recipe, config: dict, ranks: Ranks) -> dict:
+    """What a checkpoint's manifest says of the run that wrote it."""
+    shape = shape_of(recipe, ranks.world)
+    precision = next((name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled")), "fp32")
+    return {"recipe": "recipe.yaml",
+            "shape": {"ranks": ranks.world, "zero_stage": config["zero_optimization"]["stage"], "precision": precision,
+                      "micro_rows": shape.micro_rows, "accumulation": shape.accumulation},
+            "versions": {"dstrain": __version__, "python": sys.version.split()[0],
+                         **{name: _version(name) for name in PACKAGES}}}
+
+
 def _version(package: str) -> str | None:
     """None for one that is not installed by pip: a run does not end over its own description."""
     try:

@@ -10,7 +10,7 @@ import torch
 from dstrain.config.errors import UserError
 from dstrain.config.load import load_saved_recipe
 from dstrain.config.schema import Recipe
-from dstrain.runtime.checkpoint.folder import committed, go_on_from, newest_good
+from dstrain.runtime.checkpoint.folder import bring_back, committed, go_on_from, newest_good
 from dstrain.runtime.checkpoint.loading import Loaded, load
 from dstrain.runtime.checkpoint.restored import check_restored
 from dstrain.runtime.dist import Ranks
@@ -139,7 +139,8 @@ def set_back_to(loaded: Loaded | None, progress: Progress, ranks: Ranks) -> None
     """Bring checkpoints/ to where the run goes on, or ended: later checkpoints, all damaged, aside; pointers right."""
     with ranks.together("going on from a checkpoint"):
         if loaded is not None and ranks.first:
-            go_on_from(loaded.folder, loaded.state["best_step"], progress.say)
+            bring_back(loaded.folder.parent)
+            go_on_from(loaded.folder.parent, loaded.state["step"], loaded.state["best_step"], progress.say)
 
 
 def _keep(tokenizer: Any, folder: RunFolder) -> None:

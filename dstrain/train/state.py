@@ -11,6 +11,7 @@ import yaml
 
 from dstrain.config.load import recipe_to_dict
 from dstrain.config.schema import Recipe
+from dstrain.runtime.checkpoint import disk
 
 
 @dataclass
@@ -81,8 +82,8 @@ class RunState:
 
 def write_side_files(folder: Path, recipe: Recipe, tokenizer: Any) -> None:
     """What a checkpoint needs beside its state, to build model and tokenizer again on another machine."""
-    (folder / "recipe.yaml").write_text(recipe_text(recipe))
-    (folder / "tokenizer").mkdir()
+    disk.write_file(folder / "recipe.yaml", recipe_text(recipe).encode())
+    disk.make_folder(folder / "tokenizer")
     tokenizer.save(folder / "tokenizer")
 
 

@@ -8,7 +8,7 @@ from dstrain.config.schema import Recipe
 from dstrain.guard.bell import Bell
 from dstrain.runtime.checkpoint.saver import Saver
 from dstrain.runtime.dist import Ranks
-from dstrain.train.announce import say_run
+from dstrain.train.announce import about, say_run
 from dstrain.train.family import Family
 from dstrain.train.keep import heed, leave, must_leave, save, wishes
 from dstrain.train.progress import Progress
@@ -49,7 +49,7 @@ def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks, bell: Bell
         bell.leave_if_rung(ranks)
         sinks = open_folder(folder, recipe, config, loaded, progress, ranks)
         saver = Saver(folder.checkpoints, engine, ranks, recipe.checkpoint.keep, recipe.checkpoint.background,
-                      progress.say)
+                      about(recipe, config, ranks), progress.say)
         try:
             run = Run(recipe, family, family.build_objective(recipe), tokenizer, engine, config, folder, sinks, state,
                       progress, ranks, saver, bell)

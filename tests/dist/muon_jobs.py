@@ -19,7 +19,7 @@ from dstrain.doctor.proofs.resume import run_training
 from dstrain.doctor.short_run import cut
 from dstrain.families import family_of
 from dstrain.runtime.checkpoint.loading import load
-from dstrain.runtime.checkpoint.saving import save
+from dstrain.runtime.checkpoint.saving import Buffers, take, write
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine, own_name
 from dstrain.runtime.fragments import gradient_fragments
@@ -107,9 +107,11 @@ def restore(ranks: Ranks, recipe: Recipe, ds_config: str, folder: Path, again: P
     engine = build(ranks, recipe, ds_config)
     try:
         loaded = load(folder)
+        with torch.device("meta"):
+            loaded.check_fits(family_of(recipe).build_trainee(recipe, load_tokenizer(recipe.tokenizer)), recipe.optim)
         loaded.restore(engine)
         state = {key: value for key, value in loaded.state.items() if key not in ("optimizer_step", "loss_scale")}
-        save(again, engine, state, lambda where: None, ranks)
+        write(again, take(engine, state, {}, Buffers(ranks.device)), lambda where: None, ranks)
         return engine.optimizer_step()
     except UserError as mistake:
         return str(mistake)

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from small_run import sign
 
 from dstrain.doctor.proofs.resume import resumable, run_to_end
 from dstrain.runtime.rank_group import RankError
@@ -112,8 +113,4 @@ def contents(folder) -> dict[str, str]:
 def listed(folder, **changes) -> None:
     """Write the manifest of step 4 again: as a checkpoint that is whole, and not what this run needs."""
     checkpoint = folder / "run/checkpoints/step_00000004"
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    files = {name: checkpoint / name for name in manifest["files"] if (checkpoint / name).is_file()}
-    manifest["files"] = {name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-                         for name, path in files.items()}
-    (checkpoint / "manifest.json").write_text(json.dumps({**manifest, **changes}))
+    sign(checkpoint, **changes)

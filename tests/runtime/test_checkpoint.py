@@ -33,7 +33,8 @@ def made(folder, step):
     (lambda path: (path / "manifest.json").write_text('{"files": {'), "manifest.json cannot be read"),
     (lambda path: (path / "manifest.json").write_text('{"files": []}'), "manifest.json cannot be read"),
     (lambda path: (path / "manifest.json").write_text('{"format": 1, "files": {}}'), "does not list"),
-    (lambda path: (path / "manifest.json").write_text('{"format": 2, "files": {}}'), "reads format 1"),
+    (lambda path: (path / "manifest.json").write_text('{"format": 2, "files": {}}'), "manifest.sha256"),
+    (lambda path: (path / "manifest.json").write_text('{"format": 3, "files": {}}'), "reads formats up to 2"),
     (lambda path: (path / "manifest.json").write_text((path / "manifest.json").read_text().replace(
         '"files"', '"moments": ["exp_avg", "exp_avg_sq", "momentum"], "files"')),
      "does not list optimizer-momentum.safetensors"),
@@ -71,10 +72,10 @@ def test_going_on_moves_damaged_later_ones_aside_so_that_pruning_keeps_what_is_g
     checkpoint.point(tmp_path, "latest", "step_00000006")
     checkpoint.point(tmp_path, "best", "step_00000006")
     lines = []
-    checkpoint.go_on_from(tmp_path / "step_00000004", best_step=2, say=lines.append)
+    checkpoint.go_on_from(tmp_path, 4, best_step=2, say=lines.append)
     assert [path.name for path in checkpoint.committed(tmp_path)] == ["step_00000002", "step_00000004"]
     assert (tmp_path / "damaged_step_00000006").is_dir() and len(lines) == 2
     assert checkpoint.pointed(tmp_path, "latest").name == "step_00000004"
     assert checkpoint.pointed(tmp_path, "best").name == "step_00000002"
-    checkpoint.go_on_from(tmp_path / "step_00000004", best_step=None, say=lines.append)
+    checkpoint.go_on_from(tmp_path, 4, best_step=None, say=lines.append)
     assert checkpoint.pointed(tmp_path, "best") is None

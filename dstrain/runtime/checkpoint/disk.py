@@ -1,21 +1,156 @@
-"""What a save does to the disk."""
+"""What a save does to the disk: each of its file operations is one of these functions.
+
+They are always called as `disk.name(...)`: a fault put in place of one of them meets every call of it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import shutil
 from pathlib import Path
+from typing import Iterator
+
+from dstrain.config.errors import Trouble
+
+WRITE_AT_ONCE_BYTES = 64 * 2**20
 
 
-def write_synced(path: Path, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
-        file.flush()
+def make_folder(path: Path) -> None:
+    """With its parents; each of them is on the disk when this returns."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def create_file(path: Path, head: bytes, size: int) -> None:
+    """A file of `size` bytes that begins with `head`; the rest is zeros, to be filled by `write_at`. Not synced yet."""
+    with open(path, "xb") as file:
+        _write_whole(file.fileno(), head, 0)
+        file.truncate(size)
+
+
+def write_at(file: int, offset: int, data: memoryview) -> None:
+    """Into the open file of this descriptor. Not synced yet."""
+    _write_whole(file, data, offset)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """The whole file, on the disk when this returns."""
+    with open(path, "wb") as file:
+        _write_whole(file.fileno(), data, 0)
         os.fsync(file.fileno())
 
 
+def sync_file(file: int) -> None:
+    """What was written to this descriptor is on the disk when this returns."""
+    os.fsync(file)
+
+
 def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    """The names in a folder are on the disk when this returns."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def rename(old: Path, new: Path) -> None:
+    """In one step: who looks sees the old name or the new one. A file `new` is replaced; a folder must not be there."""
+    os.rename(old, new)
+
+
+def read_at(file: int, offset: int, buffer: memoryview) -> int:
+    """Fill the buffer from the open file; says how many bytes there were."""
+    return os.preadv(file, [buffer], offset)
+
+
+def remove_tree(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def remove_file(path: Path) -> None:
+    path.unlink()
+
+
+def free_bytes(folder: Path) -> int | None:
+    """What the file system says that can still be written; None where it does not say. Never to be trusted."""
+    space = os.statvfs(folder)
+    return space.f_bavail * space.f_frsize if space.f_blocks else None
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """The descriptor of a file that is there, for `write_at` and `sync_file`."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Every file and every folder below, and the folder itself: whoever wrote them."""
+    for where, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            with opened(Path(where) / name) as file:
+                sync_file(file)
+        sync_folder(Path(where))
+
+
+def replace_with(path: Path, data: bytes) -> None:
+    """A small file's new contents, in one step: whoever reads sees the old or the new."""
+    beside = path.with_name(f".{path.name}")
+    write_file(beside, data)
+    rename(beside, path)
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def in_words(what: str, folder: Path, needed_bytes: int | None = None) -> Iterator[None]:
+    """An error of the disk becomes one line: what could not be done, where, why, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise Trouble(f"cannot {what}: {error.strerror or error}{where}{_room(folder, needed_bytes) if full else ''}; "
+                      f"{'make room' if full else 'see to the disk'}, then the same command goes on from the last "
+                      "committed checkpoint") from error
+
+
+def need(needed_bytes: int, folder: Path, what: str) -> None:
+    """Refuse what is known beforehand not to fit."""
+    free = free_bytes(folder)
+    if free is not None and free < needed_bytes:
+        raise Trouble(f"cannot {what}: it needs {in_units(needed_bytes)}, and {folder} has {in_units(free)} free; "
+                      "make room, then the same command goes on from the last committed checkpoint")
+
+
+def in_units(size: float) -> str:
+    """Bytes for people."""
+    units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:,.0f} {units[0]}" if units[0] == "bytes" else f"{size:,.1f} {units[0]}"
+
+
+def _room(folder: Path, needed_bytes: int | None) -> str:
+    try:
+        free = free_bytes(folder)
+    except OSError:  # it is about how the error is worded: without a figure then
+        free = None
+    said = [f"{in_units(needed_bytes)} needed"] if needed_bytes is not None else []
+    said += [f"{in_units(free)} free"] if free is not None else []
+    return f", {' in all, '.join(said)}" if said else ""
+
+
+def _write_whole(file: int, data: bytes | memoryview, offset: int) -> None:
+    """A write may take less than it was given, without an error: so until all is written."""
+    left = memoryview(data)
+    while left.nbytes:
+        written = os.pwrite(file, left[:WRITE_AT_ONCE_BYTES], offset)
+        left, offset = left[written:], offset + written

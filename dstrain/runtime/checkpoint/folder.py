@@ -2,62 +2,85 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any, Callable
 
-from dstrain.runtime.checkpoint.disk import sync_folder, write_synced
-from dstrain.runtime.checkpoint.manifest import verify
+from dstrain.runtime.checkpoint import disk
+from dstrain.runtime.checkpoint.manifest import Damaged, first_fault, promises
+
+MAKING = ".making_"
+"""what a save that is under way, or was killed, is called before its step"""
+SET_ASIDE = ".replaced_"
+"""what a committed checkpoint is called while another of the same step takes its place"""
 
 
 def newest_good(folder: Path, ranks: Any, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose files are what its manifest says; the first rank looks, all get its answer."""
-    found = None
-    if ranks.first:
-        for candidate in reversed(committed(folder)):
-            fault = verify(candidate)
-            if fault is None:
-                found = candidate
-                break
-            say(f"checkpoint {candidate} is damaged and passed over: {fault}")
-    return ranks.share(found)
+    """The newest checkpoint whose files are what its manifest says; all ranks look together, each at its share."""
+    for candidate in ranks.share(list(reversed(committed(folder)))):
+        fault = _fault_found_together(candidate, ranks)
+        if fault is None:
+            return candidate
+        say(f"checkpoint {candidate} is damaged and passed over: {fault}")
+    return None
 
 
 def committed(folder: Path) -> list[Path]:
-    """All published checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step_" + "[0-9]" * 8) if path.is_dir()) if folder.is_dir() else []
+    """All published checkpoints, oldest first; one that was set aside, where its successor never came, among them."""
+    if not folder.is_dir():
+        return []
+    digits = "step_" + "[0-9]" * 8
+    found = [path for path in folder.glob(digits) if path.is_dir()]
+    found += [path for path in folder.glob(SET_ASIDE + digits)
+              if path.is_dir() and not (folder / path.name.removeprefix(SET_ASIDE)).exists()]
+    return sorted(found, key=step_of)
 
 
-def go_on_from(found: Path, best_step: int | None, say: Callable[[str], None]) -> None:
+def bring_back(folder: Path) -> None:
+    """Before a training goes on: undo a replacement that was broken off, and remove what a killed save left behind."""
+    if not folder.is_dir():
+        return
+    for aside in list(folder.glob(SET_ASIDE + "step_*")):
+        final = folder / aside.name.removeprefix(SET_ASIDE)
+        if final.exists():
+            disk.remove_tree(aside)
+        else:
+            disk.rename(aside, final)
+            disk.sync_folder(folder)
+    clear_unfinished(folder)
+
+
+def clear_unfinished(folder: Path) -> None:
+    for left_behind in list(folder.glob(MAKING + "*")):
+        disk.remove_tree(left_behind)
+
+
+def go_on_from(folder: Path, step: int, best_step: int | None, say: Callable[[str], None]) -> None:
     """Bring the folder to where the run goes on: later checkpoints, all damaged, aside; pointers as at that step."""
-    folder = found.parent
     for later in committed(folder):
-        if later.name > found.name:
+        if step_of(later) > step:
             aside = folder / f"damaged_{later.name}"
-            shutil.rmtree(aside, ignore_errors=True)
-            later.rename(aside)
+            if aside.exists():
+                disk.remove_tree(aside)
+            disk.rename(later, aside)
             say(f"moved {later} to {aside.name}: remove it when you have looked at it")
-    point(folder, "latest", found.name)
+    point(folder, "latest", step_name(step))
     best = None if best_step is None else folder / step_name(best_step)
     if best is not None and best.is_dir():
         point(folder, "best", best.name)
-    else:
-        (folder / "best").unlink(missing_ok=True)
+    elif (folder / "best").exists():
+        disk.remove_file(folder / "best")
 
 
 def point(folder: Path, pointer: str, name: str) -> None:
     """Let folder/pointer name a checkpoint, in one step: a reader sees the old name or the new one."""
-    write_synced(folder / f".{pointer}", name + "\n")
-    os.replace(folder / f".{pointer}", folder / pointer)
-    sync_folder(folder)
+    disk.replace_with(folder / pointer, f"{name}\n".encode())
 
 
 def pointed(folder: Path, pointer: str) -> Path | None:
     """The checkpoint that folder/pointer names, if it is there."""
     path = folder / pointer
-    name = path.read_text().strip() if path.is_file() else ""
-    return folder / name if name and (folder / name).is_dir() else None
+    name = path.read_bytes().decode(errors="replace").strip() if path.is_file() else ""
+    return next((there for there in committed(folder) if there.name == name), None)
 
 
 def prune(folder: Path, keep: int, say: Callable[[str], None]) -> None:
@@ -66,10 +89,29 @@ def prune(folder: Path, keep: int, say: Callable[[str], None]) -> None:
     for old in committed(folder)[:-keep]:
         if old != best:
             try:
-                shutil.rmtree(old)
+                disk.remove_tree(old)
             except OSError as error:  # no reason to end the run; the next save tries again
                 say(f"{old} could not be removed: {error}")
 
 
 def step_name(step: int) -> str:
     return f"step_{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("_")[2])
+
+
+def _fault_found_together(checkpoint: Path, ranks: Any) -> str | None:
+    """The first rank reads the manifest; every rank hashes its share of the pieces."""
+    promised, fault = {}, None
+    if ranks.first:
+        try:
+            promised = promises(checkpoint)
+        except Damaged as damage:
+            fault = str(damage)
+    promised, fault = ranks.share((promised, fault))
+    if fault is not None:
+        return fault
+    own = dict(list(promised.items())[ranks.rank::ranks.world])
+    return next((fault for fault in ranks.gather(first_fault(checkpoint, own)) if fault is not None), None)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Iterable
 
 import numpy as np
 import torch
+
+from dstrain.runtime.checkpoint import disk
+
+from dstrain.runtime.checkpoint import disk
 
 BYTES = 4  # of a float32
 
@@ -25,28 +28,23 @@ class BadTensorFile(Exception):
 
 def create(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     """A file of the right size with its header, all zeros: to be filled by `write_ranges`."""
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        size = BYTES * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
+    disk.create_file(path, *_header(shapes))
+
+
+def size_of(shapes: dict[str, tuple[int, ...]]) -> int:
+    """Bytes of such a file."""
+    return _header(shapes)[1]
 
 
 def write_ranges(path: Path, ranges: Iterable[tuple[str, int, torch.Tensor]]) -> None:
     """Write (name, start, values) triples into a file made by `create`, and wait until they are on the disk."""
     places, _ = _read_header(path)
-    with open(path, "r+b") as file:
+    with disk.opened(path) as file:
         for name, start, values in ranges:
             first, _, _ = places[name]
-            file.seek(first + BYTES * start)
-            file.write(memoryview(values.detach().to("cpu", torch.float32).contiguous().numpy()).cast("B"))
-        file.flush()
-        os.fsync(file.fileno())
+            data = memoryview(values.detach().to("cpu", torch.float32).contiguous().numpy()).cast("B")
+            disk.write_at(file, first + BYTES * start, data)
+        disk.sync_file(file)
 
 
 class TensorFile:
@@ -67,6 +65,18 @@ class TensorFile:
             raise BadTensorFile(f"{self.path}: holds no tensor {name!r}")
         first, end, shape = self._places[name]
         return torch.from_numpy(self._bytes[first:end].view(np.float32)).view(shape)
+
+
+def _header(shapes: dict[str, tuple[int, ...]]) -> tuple[bytes, int]:
+    """The bytes before the tensors, and the size of the whole file."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = BYTES * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, 8 + len(text) + end
 
 
 def _read_header(path: Path) -> tuple[dict[str, tuple[int, int, tuple[int, ...]]], int]:
