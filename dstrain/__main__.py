@@ -125,6 +125,13 @@ def _parser() -> argparse.ArgumentParser:
                          help="end before this text (may be repeated)")
     command.add_argument("--seed", type=int, help="of the sampling (default: 0); needs a temperature")
 
+    command = _add(commands, "export", _export, "write a run's model for other software",
+                   "dstrain export runs/quickstart --to hf --out quickstart-hf")
+    _add_run(command)
+    command.add_argument("--to", required=True, choices=("hf",),
+                         help="hf: a Hugging Face model folder, which transformers loads")
+    command.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not hold anything yet")
+
     command = _add(commands, "replay", _replay, "show the rows of one step again, and check them against the ledger",
                    "dstrain replay runs/quickstart --step 12")
     command.add_argument("run", metavar="RUN", help="run folder")
@@ -164,6 +171,11 @@ def _generate(arguments: argparse.Namespace) -> int:
     return generate_command(Path(arguments.run), arguments.checkpoint, arguments.prompt, arguments.max_new_tokens,
                             arguments.temperature, arguments.top_k, arguments.top_p, arguments.repetition_penalty,
                             arguments.stop, arguments.seed)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from dstrain.commands.export import export_command
+    export_command(Path(arguments.run), arguments.checkpoint, Path(arguments.out))
 
 
 def _replay(arguments: argparse.Namespace) -> int:

@@ -24,9 +24,10 @@ MAY_IMPORT = {
     "train": {"runtime", "guard", "objectives", "data", "nn", "config"},
     "infer": {"runtime", "objectives", "data", "nn", "config"},
     "families": {"models", "train", "infer", "data", "objectives", "nn", "config"},
+    "export": {"models", "runtime", "data", "nn", "config"},
     "doctor": BELOW_COMMANDS - {"doctor"},
-    "commands": BELOW_COMMANDS,
-    "__main__": BELOW_COMMANDS | {"commands"},
+    "commands": BELOW_COMMANDS | {"export"},
+    "__main__": BELOW_COMMANDS | {"commands", "export"},
     "__init__": set(),
 }
 """parts of dstrain: what each may import besides itself. The trainer and inference never import a concrete model"""

@@ -33,26 +33,33 @@ def eval_command(run: Path, which: str) -> None:
 
 def load_trained(run: Path, which: str) -> Trained:
     """Model, tokenizer and recipe from a checkpoint folder, in one process, in fp32."""
-    where = find_checkpoint(run, which)
+    where = good_checkpoint(run, which)
     from dstrain.data.tokenizers.tokenizer import load_tokenizer
     from dstrain.families import family_of
     from dstrain.runtime.checkpoint.loading import load
-    from dstrain.runtime.checkpoint.manifest import verify
     from dstrain.runtime.dist import lone_rank
     from dstrain.runtime.engine import fill_weights
 
-    fault = verify(where)
-    while fault is not None and not where.exists():  # a training beside us has moved on to newer ones
-        where = find_checkpoint(run, which)
-        fault = verify(where)
-    if fault is not None:
-        raise UserError(f"{where} is damaged: {fault}; choose another with --checkpoint")
     recipe = load_saved_recipe(where / "recipe.yaml")
     family = family_of(recipe)
     tokenizer, ranks = load_tokenizer(recipe.tokenizer, folder=where / "tokenizer"), lone_rank()
     trainee = family.build_trainee(recipe, tokenizer)
     fill_weights(trainee, load(where).weight_of, rank=0)
     return Trained(recipe, family, tokenizer, trainee.to(ranks.device).eval(), ranks, where)
+
+
+def good_checkpoint(run: Path, which: str) -> Path:
+    """A checkpoint whose files are what its manifest says."""
+    from dstrain.runtime.checkpoint.manifest import verify
+
+    where = find_checkpoint(run, which)
+    fault = verify(where)
+    while fault is not None and not where.exists():  # a training beside us has moved on to newer ones
+        where = find_checkpoint(run, which)
+        fault = verify(where)
+    if fault is not None:
+        raise UserError(f"{where} is damaged: {fault}; choose another with --checkpoint")
+    return where
 
 
 def find_checkpoint(run: Path, which: str) -> Path:

@@ -117,11 +117,15 @@ class DecoderLm(nn.Module):
         if self.embed_positions is not None:
             return x_BTC + self.embed_positions(positions_BT)
         if self.settings.positions == "sinusoidal":
-            # At the embedding's own initial size: at size 1 it would drown tokens of size 0.02.
-            return x_BTC + _STD * sinusoid(positions_BT, self.settings.width, x_BTC.dtype)
+            return x_BTC + sinusoidal_positions(positions_BT, self.settings.width, x_BTC.dtype)
         return x_BTC
 
     def _turns(self, positions_BT: Tensor) -> Turns | None:
         if self.settings.positions != "rotary":
             return None
         return rotary_turns(positions_BT, self.settings.width // self.settings.heads, self.output_weight.dtype)
+
+
+def sinusoidal_positions(positions_BT: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """[B, T, C], at the embedding's own initial size: at size 1 they would drown tokens of size 0.02."""
+    return _STD * sinusoid(positions_BT, width, dtype)

@@ -13,6 +13,8 @@ from dstrain.nn.cache import LayerMemory
 from dstrain.nn.chance import KeyedDropout
 from dstrain.nn.positions import Turns
 
+NORM_EPS = 1e-5
+
 
 class DecoderBlock(nn.Module):
     """x + attention(norm(x)), then x + feed-forward(norm(x))."""
@@ -41,9 +43,9 @@ class DecoderBlock(nn.Module):
 def norm(kind: str, width: int) -> nn.Module:
     """LayerNorm with bias for `gelu`, as GPT-2; RMSNorm for `swiglu`, as Llama."""
     if kind == "gelu":
-        return nn.LayerNorm(width, eps=1e-5)
+        return nn.LayerNorm(width, eps=NORM_EPS)
     if kind == "swiglu":
-        return nn.RMSNorm(width, eps=1e-5)
+        return nn.RMSNorm(width, eps=NORM_EPS)
     raise ValueError(f"block {kind!r} is unknown: use gelu or swiglu")
 
 

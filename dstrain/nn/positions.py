@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_BASE = 10_000.0
+BASE = 10_000.0
 
 
 class Turns(NamedTuple):
@@ -69,4 +69,4 @@ def _angles(positions_BT: Tensor, width: int, dtype: torch.dtype) -> Tensor:
         raise ValueError(f"positions by angles need an even width, not {width}: change heads or width")
     precision = torch.float64 if dtype == torch.float64 else torch.float32
     steps_F = torch.arange(0, width, 2, dtype=torch.float64, device=positions_BT.device) / width
-    return positions_BT.to(precision).unsqueeze(-1) * (_BASE ** -steps_F).to(precision)
+    return positions_BT.to(precision).unsqueeze(-1) * (BASE ** -steps_F).to(precision)

@@ -16,7 +16,7 @@ from data_help import recipe_of, write_jsonl
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe, Source
-from dstrain.data.tokenizers.bpe import _Fed, _learner, _letters_of_bytes, learn_bpe
+from dstrain.data.tokenizers.bpe import _Fed, _learner, letters_of_bytes, learn_bpe
 from dstrain.data.tokenizers.text_sample import text_sample
 from dstrain.data.tokenizers.tokenizer import load_tokenizer
 
@@ -145,7 +145,7 @@ def test_it_takes_a_third_of_the_ids_that_bytes_take_and_those_that_the_library_
     size = len(text.encode())
     assert size / len(ours) > 3.0                                          # bytes a token; the byte tokenizer has 1.0
     # tiktoken joins two neighbours whenever what they spell is a token, the library only the pair that it learned
-    spelled = [bytes(_letters_of_bytes().index(letter) for letter in token) for token in theirs.tokens]
+    spelled = [bytes(letters_of_bytes().index(letter) for letter in token) for token in theirs.tokens]
     different = sum(a != b for a, b in zip(words(tokenizer._bytes[number] for number in ours), words(spelled)))
     assert different <= 0.001 * len(ours) and abs(len(ours) - len(spelled)) <= 0.001 * len(ours)
 
@@ -164,11 +164,11 @@ def words(tokens) -> list[tuple[bytes, ...]]:
 def test_the_librarys_letters_for_bytes_are_these():
     from tokenizers import pre_tokenizers
 
-    assert set(_letters_of_bytes()) == set(pre_tokenizers.ByteLevel.alphabet()) and len(_letters_of_bytes()) == 256
+    assert set(letters_of_bytes()) == set(pre_tokenizers.ByteLevel.alphabet()) and len(letters_of_bytes()) == 256
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     for text in ("a \n\u00ad\x7f", "äß東\U0001F600"):
         (written, _), = level.pre_tokenize_str(text)
-        assert written == "".join(_letters_of_bytes()[value] for value in text.encode())
+        assert written == "".join(letters_of_bytes()[value] for value in text.encode())
 
 
 def test_no_token_goes_beyond_a_word_or_three_digits():

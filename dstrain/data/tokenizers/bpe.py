@@ -94,7 +94,7 @@ class _Fed:
 
 def _train(texts: list[bytes], most: int, fed: _Fed) -> list[bytes]:
     learned = _learner(texts, most, fed).get_vocab()
-    byte_of = {letter: value for value, letter in enumerate(_letters_of_bytes())}
+    byte_of = {letter: value for value, letter in enumerate(letters_of_bytes())}
     tokens = [bytes(byte_of[letter] for letter in token) for token in sorted(learned, key=learned.__getitem__)]
     return [bytes([value]) for value in range(256)] + [token for token in tokens if len(token) > 1]
 
@@ -108,7 +108,7 @@ def _learner(texts: list[bytes], most: int, fed: _Fed) -> Any:
         pre_tokenizers.Split(Regex(PATTERN), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     trainer = trainers.BpeTrainer(vocab_size=most, min_frequency=_FEWEST_TIMES, show_progress=False,
-                                  initial_alphabet=_letters_of_bytes())
+                                  initial_alphabet=letters_of_bytes())
     learner.train_from_iterator(_pieces(texts, fed), trainer)
     return learner
 
@@ -128,7 +128,7 @@ def _pieces(texts: list[bytes], fed: _Fed) -> Iterator[str]:
         fed.bytes += len(encoded)
 
 
-def _letters_of_bytes() -> list[str]:
+def letters_of_bytes() -> list[str]:
     """The letter that the library writes for each byte: printable ones for themselves, the others from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))

@@ -75,6 +75,20 @@ class TiktokenTokenizer:
             lengths[rank] = len(token)
         return lengths
 
+    @property
+    def ranks(self) -> dict[bytes, int]:
+        """The ids of all tokens but the special ones."""
+        return self._encoding._mergeable_ranks
+
+    @property
+    def pattern(self) -> str:
+        """Text is cut by it first, and no token crosses a cut."""
+        return self._encoding._pat_str
+
+    @property
+    def specials(self) -> dict[str, int]:
+        return self._encoding._special_tokens
+
     def save(self, folder: Path) -> list[Path]:
         description = {"name": self.name, "kind": "tiktoken", "vocab_size": self.vocab_size,
                        "pattern": self._encoding._pat_str, "specials": self._encoding._special_tokens}

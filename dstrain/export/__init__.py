@@ -1,0 +1,1 @@
+"""A trained model in the form of other software, built from a checkpoint alone."""
