@@ -91,7 +91,8 @@ def freeze(folder: RunFolder, recipe: Recipe, config: dict, ranks: Ranks) -> Non
 def about(recipe: Recipe, config: dict, ranks: Ranks) -> dict:
     """What a checkpoint's manifest says of the run that wrote it."""
     shape = shape_of(recipe, ranks.world)
-    precision = next((name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled")), "fp32")
+    precisions = {"bf16": "bf16", "fp16": "fp16", "torch_autocast": "autocast"}
+    precision = next((word for key, word in precisions.items() if config.get(key, {}).get("enabled")), "fp32")
     return {"recipe": "recipe.yaml",
             "shape": {"ranks": ranks.world, "zero_stage": config["zero_optimization"]["stage"], "precision": precision,
                       "micro_rows": shape.micro_rows, "accumulation": shape.accumulation},

@@ -33,6 +33,20 @@ def changes_since(saved: Recipe, recipe: Recipe, where: str) -> list[str]:
     return [f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed if not key.startswith(IRRELEVANT)]
 
 
+def shape_change(before: dict, now: dict) -> list[str]:
+    """What is different in ranks, ZeRO stage, precision and micro-batches, in a line. A checkpoint of format 1 does not
+    know its shape: nothing is said."""
+    if not before or before == now:
+        return []
+    return [f"shape: was {_shape_in_words(before)}; now {_shape_in_words(now)}"]
+
+
+def _shape_in_words(shape: dict) -> str:
+    ranks = shape.get("ranks")
+    return (f"{ranks} {'rank' if ranks == 1 else 'ranks'}, ZeRO-{shape.get('zero_stage')}, {shape.get('precision')}, "
+            f"{shape.get('accumulation')} x {shape.get('micro_rows')} rows")
+
+
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
     if items is None:

@@ -16,7 +16,7 @@ from dstrain.runtime.checkpoint.restored import check_restored
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine
 from dstrain.train import announce
-from dstrain.train.continuity import changes_since
+from dstrain.train.continuity import changes_since, shape_change
 from dstrain.train.evaluate import NOTHING_TO_SCORE
 from dstrain.train.family import Family
 from dstrain.train.progress import Progress
@@ -25,7 +25,7 @@ from dstrain.train.sinks import NoSinks, Sinks
 from dstrain.train.state import RunState
 
 
-def newest_checkpoint(folder: RunFolder, recipe: Recipe, family: Family, ranks: Ranks,
+def newest_checkpoint(folder: RunFolder, recipe: Recipe, family: Family, config: dict, ranks: Ranks,
                       progress: Progress) -> tuple[Loaded | None, Recipe, list[str]]:
     """The newest good checkpoint, the recipe with its data pinned, and what is different in it since then."""
     found = newest_good(folder.checkpoints, ranks, progress.say)
@@ -40,8 +40,9 @@ def newest_checkpoint(folder: RunFolder, recipe: Recipe, family: Family, ranks: 
     if found is None:
         return None, recipe, []
     with ranks.together("going on from a checkpoint"):
-        changes = changes_since(saved, recipe, str(found))
-        return load(found), recipe, changes
+        changes, loaded = changes_since(saved, recipe, str(found)), load(found)
+        now = announce.about(recipe, config, ranks)["shape"]
+        return loaded, recipe, [*shape_change(loaded.shape, now), *changes]
 
 
 def state_of(loaded: Loaded | None, changes: list[str]) -> RunState:

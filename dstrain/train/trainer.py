@@ -27,7 +27,7 @@ def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks, bell: Bell
     """Train to the recipe's end, from the newest good checkpoint of its run folder if there is one."""
     bell = bell or Bell()
     folder, progress = RunFolder.of(recipe), Progress(recipe.run.steps, shown=ranks.first)
-    loaded, recipe, changes = newest_checkpoint(folder, recipe, family, ranks, progress)
+    loaded, recipe, changes = newest_checkpoint(folder, recipe, family, config, ranks, progress)
     state = state_of(loaded, changes)
     finished = why_finished(recipe, state, folder)
     if finished is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from dataclasses import replace
 
@@ -72,7 +71,7 @@ def test_other_text_under_the_same_name_is_refused_and_leaves_every_byte(case, s
 def test_a_checkpoint_without_one_of_the_moments_is_refused_and_leaves_every_byte(case, stopped, tmp_path):
     recipe, folder = copied(stopped, tmp_path)
     (folder / "run/checkpoints/step_00000004/optimizer-exp_avg_sq.safetensors").unlink()
-    listed(folder, moments=["exp_avg"])
+    sign(folder / "run/checkpoints/step_00000004", moments=["exp_avg"])
     refused(case, recipe, folder,
             "holds the optimizer's exp_avg of 27 parameters, but optim.name=adamw needs "
             "exp_avg of 27 parameters, exp_avg_sq of 27 parameters; set optim.name back")
@@ -83,7 +82,7 @@ def test_a_checkpoint_of_another_model_than_its_recipe_says_is_refused_and_leave
     path = folder / "run/checkpoints/step_00000004/recipe.yaml"
     path.write_text(path.read_text().replace("ff: 64", "ff: 96"))
     assert "ff: 96" in path.read_text()
-    listed(folder)
+    sign(path.parent)
     recipe = replace(recipe, model=replace(recipe.model, ff=96))
     refused(case, recipe, folder,
             "parameter blocks.0.ff.up.weight is 64x32 there and 96x32 in this model; continue with")
@@ -108,9 +107,3 @@ def contents(folder) -> dict[str, str]:
     inside = {path: path.relative_to(folder / "run") for path in sorted((folder / "run").rglob("*"))}
     return {str(name): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
             for path, name in inside.items() if name.parts[0] not in NOT_OF_THE_RUN}
-
-
-def listed(folder, **changes) -> None:
-    """Write the manifest of step 4 again: as a checkpoint that is whole, and not what this run needs."""
-    checkpoint = folder / "run/checkpoints/step_00000004"
-    sign(checkpoint, **changes)

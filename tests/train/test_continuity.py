@@ -6,7 +6,7 @@ import pytest
 
 from dstrain.config.errors import UserError
 from dstrain.config.load import recipe_from_dict
-from dstrain.train.continuity import changes_since
+from dstrain.train.continuity import changes_since, shape_change
 
 RECIPE = {"family": "lm", "model": {"preset": "tiny"}, "batch": {"rows": 4, "micro_rows": 2, "length": 8},
           "data": {"train": [{"hub": "some/texts", "revision": "a" * 40}]}, "run": {"name": "one", "steps": 10}}
@@ -32,3 +32,11 @@ def test_a_dataset_may_move_because_its_fingerprint_is_compared_when_it_is_opene
     moved = changed("data", train=[{"hub": "/copy/of/texts", "revision": None}])
     said = changes_since(recipe_from_dict(RECIPE), moved, "there")
     assert [line.partition(":")[0] for line in said] == ["data.train.0.hub", "data.train.0.revision"]
+
+
+def test_another_shape_is_said_in_a_line_and_an_unknown_one_is_not():
+    before = {"ranks": 2, "zero_stage": 1, "precision": "fp32", "micro_rows": 4, "accumulation": 1}
+    now = {"ranks": 1, "zero_stage": 3, "precision": "bf16", "micro_rows": 2, "accumulation": 4}
+    assert shape_change(before, now) == ["shape: was 2 ranks, ZeRO-1, fp32, 1 x 4 rows; "
+                                         "now 1 rank, ZeRO-3, bf16, 4 x 2 rows"]
+    assert shape_change(before, before) == shape_change({}, now) == []

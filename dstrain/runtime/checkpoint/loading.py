@@ -10,7 +10,7 @@ import torch
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Optim
-from dstrain.runtime.checkpoint.manifest import BEFORE_MUON, WEIGHTS_FILE, moment_file
+from dstrain.runtime.checkpoint.manifest import BEFORE_MUON, WEIGHTS_FILE, Damaged, moment_file, read_manifest
 from dstrain.runtime.checkpoint.tensor_file import BadTensorFile, TensorFile
 from dstrain.runtime.engine import Engine, own_name
 from dstrain.runtime.fragments import MOMENTS
@@ -21,10 +21,10 @@ def load(folder: Path) -> Loaded:
     """Open a checkpoint folder that `verify` found good."""
     try:
         state = json.loads((folder / "state.json").read_text())
-        manifest = json.loads((folder / "manifest.json").read_text())
-        return Loaded(folder, state, TensorFile(folder / WEIGHTS_FILE),
+        manifest = read_manifest(folder)
+        return Loaded(folder, state, manifest.get("shape", {}), TensorFile(folder / WEIGHTS_FILE),
                       {key: TensorFile(folder / moment_file(key)) for key in manifest.get("moments", BEFORE_MUON)})
-    except (BadTensorFile, OSError, ValueError) as error:
+    except (BadTensorFile, Damaged, OSError, ValueError) as error:
         raise UserError(f"{folder}: cannot be loaded: {error}") from None
 
 
@@ -34,6 +34,8 @@ class Loaded:
 
     folder: Path
     state: dict
+    shape: dict
+    """ranks, zero_stage, precision, micro_rows and accumulation of the run that wrote it; empty where not known"""
     weights: TensorFile
     moments: dict[str, TensorFile]
 
