@@ -14,12 +14,13 @@ from dstrain.doctor.proofs.resume import compare_runs
 # Dies, as by kill -9, just before call number `at` of a function of the production code.
 KILLER = """
 import os, sys
+import dstrain.runtime.checkpoint.disk as disk
 import dstrain.runtime.checkpoint.saver as saver
 import dstrain.runtime.checkpoint.saving as saving
 import dstrain.train.run_folder as run_folder
 from dstrain.__main__ import main
 
-owner = {"saver": saver, "saving": saving, "run_folder": run_folder}[sys.argv[1]]
+owner = {"disk": disk, "saver": saver, "saving": saving, "run_folder": run_folder}[sys.argv[1]]
 name, at = sys.argv[2], int(sys.argv[3])
 inner, calls = getattr(owner, name), []
 
@@ -46,17 +47,17 @@ def straight(tmp_path_factory):
     ("saving", "create", 2),           # while the second file of the first checkpoint is laid out
     ("saving", "write_ranges", 5),     # in the middle of the second checkpoint's tensors
     ("saving", "hashes", 2),          # all written, no manifest yet
-    ("saving", "sync_folder", 3),     # the manifest is there, the rename is not
-    ("saving", "point", 2),            # published, but `latest` still names the one before
+    ("disk", "rename", 3),     # the manifest is there, the rename is not
+    ("disk", "rename", 4),            # published, but `latest` still names the one before
     ("saver", "prune", 2),            # pointers set, old ones not removed
 ])
 def test_killed_while_saving(straight, module, function, at):
-    name = f"run.dir={function}"
+    name = f"run.dir={function}{at}"
     killed = python(straight, "-c", KILLER, module, function, str(at), name, "checkpoint.keep=99")
     assert killed.returncode == 9, killed.stderr
     again = python(straight, "-m", "dstrain", "train", "small.yaml", name, "checkpoint.keep=99")
     assert again.returncode == 0, again.stderr
-    assert_same_run(straight, function)
+    assert_same_run(straight, f"{function}{at}")
 
 
 @pytest.mark.parametrize("at", [1, 2])
