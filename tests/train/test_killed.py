@@ -46,9 +46,9 @@ def straight(tmp_path_factory):
 @pytest.mark.parametrize("module, function, at", [
     ("saving", "create", 2),           # while the second file of the first checkpoint is laid out
     ("saving", "write_ranges", 5),     # in the middle of the second checkpoint's tensors
-    ("saving", "hashes", 2),          # all written, no manifest yet
-    ("disk", "rename", 3),     # the manifest is there, the rename is not
-    ("disk", "rename", 4),            # published, but `latest` still names the one before
+    ("saving", "hashes", 2),           # all written, no manifest yet
+    ("disk", "rename", 3),             # the manifest is there, the rename is not
+    ("disk", "rename", 4),             # published, but `latest` still names the one before
     ("saver", "prune", 2),            # pointers set, old ones not removed
 ])
 def test_killed_while_saving(straight, module, function, at):
