@@ -15,6 +15,9 @@ from dstrain.data.lanes import Lane, Stream
 from dstrain.data.preparing.prepared import PreparedCorpus
 from dstrain.data.reading.sources import Corpus
 
+LARGEST = 2**53
+"""no document, token or step has such a number"""
+
 
 def place_after(step: int, lane_count: int, corpora: Sequence[Corpus | PreparedCorpus],
                 lanes: Mapping[int, Lane]) -> dict[str, Any]:
@@ -40,6 +43,7 @@ def check_place(place: dict[str, Any], recipe: Recipe, corpora: Sequence[Corpus 
                 own_lanes: Sequence[int]) -> None:
     """Refuses to continue where the recipe or the files now mean another order of the data."""
     remedy = "Restore it, or start the run anew with --fresh"
+    _check_form(place, own_lanes)
     if place["lane_count"] != recipe.data.lanes:
         raise UserError(f"data.lanes is {recipe.data.lanes}, but the checkpoint was written with "
                         f"{place['lane_count']}, which is another order of the data. {remedy}")
@@ -53,9 +57,28 @@ def check_place(place: dict[str, Any], recipe: Recipe, corpora: Sequence[Corpus 
         if corpus.fingerprint != files:
             raise UserError(f"{corpus.name}: the files have changed since the checkpoint was written, which is another "
                             f"order of the data. {remedy}")
-    for lane in own_lanes:
-        if str(lane) not in place["lanes"]:
-            raise ValueError(f"the place holds no lane {lane}: merge the places of all ranks first")
-        for state in place["lanes"][str(lane)]:
-            if set(state) != set(Stream.STATE):
-                raise ValueError(f"lane {lane} of the place has {sorted(state)}, not {sorted(Stream.STATE)}")
+
+
+def _check_form(place: dict[str, Any], own_lanes: Sequence[int]) -> None:
+    """A place comes from a file, which somebody may have written to."""
+    remedy = "restore the checkpoint's state.json, or go on from another checkpoint"
+    numbers: list[Any] = []
+    try:
+        numbers = [place["step"], place["lane_count"], *(files["count"] for files in place["files"])]
+        for lane in own_lanes:
+            if str(lane) not in place["lanes"]:
+                raise ValueError(f"the place holds no lane {lane}: merge the places of all ranks first")
+            for state in place["lanes"][str(lane)]:
+                if set(state) != set(Stream.STATE):
+                    raise ValueError(f"lane {lane} of the place has {sorted(state)}, not {sorted(Stream.STATE)}")
+                numbers += state.values()
+            if len(place["lanes"][str(lane)]) != len(place["files"]):
+                raise ValueError(f"lane {lane} has {len(place['lanes'][str(lane)])} states for "
+                                 f"{len(place['files'])} source(s)")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"the place in the data, in state.json, is none ({type(error).__name__}: {str(error)[:200]}); "
+                        f"{remedy}") from None
+    odd = next((number for number in numbers if type(number) is not int or not 0 <= number < LARGEST), None)
+    if odd is not None:
+        raise UserError(f"the place in the data, in state.json, counts to {odd!r:.60}, which nothing does; {remedy}")
+

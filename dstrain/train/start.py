@@ -41,6 +41,7 @@ def newest_checkpoint(folder: RunFolder, recipe: Recipe, family: Family, config:
         return None, recipe, []
     with ranks.together("going on from a checkpoint"):
         changes, loaded = changes_since(saved, recipe, str(found)), load(found)
+        RunState.from_json(loaded.state, found / "state.json")  # what is not one is refused here, by all ranks alike
         now = announce.about(recipe, config, ranks)["shape"]
         return loaded, recipe, [*shape_change(loaded.shape, now), *changes]
 
@@ -140,7 +141,7 @@ def set_back_to(loaded: Loaded | None, progress: Progress, ranks: Ranks) -> None
     """Bring checkpoints/ to where the run goes on, or ended: later checkpoints, all damaged, aside; pointers right."""
     with ranks.together("going on from a checkpoint"):
         if loaded is not None and ranks.first:
-            bring_back(loaded.folder.parent)
+            bring_back(loaded.folder.parent, progress.say)
             go_on_from(loaded.folder.parent, loaded.state["step"], loaded.state["best_step"], progress.say)
 
 

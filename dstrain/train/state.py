@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from dstrain.config.errors import UserError
 from dstrain.config.load import recipe_to_dict
 from dstrain.config.schema import Recipe
 from dstrain.runtime.checkpoint import disk
@@ -39,9 +40,15 @@ class RunState:
         return RunState()
 
     @staticmethod
-    def from_json(state: dict) -> "RunState":
+    def from_json(state: dict, where: Path | str = "state.json") -> "RunState":
         """A checkpoint of an older dstrain lacks the newer numbers: they start where a run does."""
-        return RunState(**{name: state[name] for name in RunState.__dataclass_fields__ if name in state})
+        values = {name: state[name] for name in RunState.__dataclass_fields__ if name in state}
+        for name, value in values.items():
+            if not _is_of_kind(value, RunState.__dataclass_fields__[name].type):
+                raise UserError(f"{where}: {name} is {value!r:.60}, but must be "
+                                f"{RunState.__dataclass_fields__[name].type}; restore the file, or move this "
+                                "checkpoint away to go on from an older one")
+        return RunState(**values)
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -78,6 +85,15 @@ class RunState:
         best = "none was finite" if self.best_loss is None else f"best {self.best_loss:.4f} at step {self.best_step}"
         return (f"ended early at step {self.step}: no better validation loss for {self.without_better} "
                 f"validation(s); {best}")
+
+
+KINDS = {"int": (int,), "float": (int, float), "dict": (dict,), "bool": (bool,), "None": (type(None),)}
+
+
+def _is_of_kind(value: Any, kinds: str) -> bool:
+    """`kinds` as it is written behind a field; numbers count from 0, and True is no number."""
+    allowed = [kind for name in kinds.split(" | ") for kind in KINDS[name]]
+    return type(value) in allowed and not (type(value) is int and value < 0)
 
 
 def write_side_files(folder: Path, recipe: Recipe, tokenizer: Any) -> None:

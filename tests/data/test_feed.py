@@ -128,7 +128,7 @@ def test_a_place_of_another_order_is_refused(recipe, corpus, tmp_path):
     more_files = Source(path=str(tmp_path / "*.jsonl"))
     with pytest.raises(UserError, match=r"2 file\(s\), but the checkpoint was written with 1"):
         steps_of(recipe_of(more_files, recipe.data.train[1], rows=12, lanes=6), 1, place=place)
-    with pytest.raises(ValueError, match="holds no lane 1"):
+    with pytest.raises(UserError, match="holds no lane 1"):
         steps_of(recipe, 1, rank=1, world=2, place=steps_of(recipe, 1, rank=0, world=2)[0].place)
 
 

@@ -9,23 +9,44 @@ from pathlib import Path
 import torch
 
 from dstrain.config.errors import UserError
-from dstrain.config.schema import Optim
+from dstrain.config.schema import MOST_STEPS, Optim
 from dstrain.runtime.checkpoint.manifest import BEFORE_MUON, WEIGHTS_FILE, Damaged, moment_file, read_manifest
 from dstrain.runtime.checkpoint.tensor_file import BadTensorFile, TensorFile
 from dstrain.runtime.engine import Engine, own_name
 from dstrain.runtime.fragments import MOMENTS
 from dstrain.runtime.optimizer import hidden_matrices
 
+MOST_STATE_BYTES = 256 << 20
+
 
 def load(folder: Path) -> Loaded:
     """Open a checkpoint folder that `verify` found good."""
     try:
-        state = json.loads((folder / "state.json").read_text())
         manifest = read_manifest(folder)
-        return Loaded(folder, state, manifest.get("shape", {}), TensorFile(folder / WEIGHTS_FILE),
+        shape = manifest.get("shape", {})
+        if not isinstance(shape, dict):
+            raise Damaged(f"manifest.json: shape is {str(shape)[:60]!r}, but must be an object")
+        return Loaded(folder, _read_state(folder / "state.json"), shape, TensorFile(folder / WEIGHTS_FILE),
                       {key: TensorFile(folder / moment_file(key)) for key in manifest.get("moments", BEFORE_MUON)})
     except (BadTensorFile, Damaged, OSError, ValueError) as error:
         raise UserError(f"{folder}: cannot be loaded: {error}") from None
+
+
+def _read_state(path: Path) -> dict:
+    """What loading itself needs of it is there, and of the right kind; the rest belongs to those who wrote it."""
+    if path.stat().st_size > MOST_STATE_BYTES:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes, which no state has")
+    try:
+        state = json.loads(path.read_bytes())
+        steps, scale = (state["step"], state["optimizer_step"]), state["loss_scale"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path.name} cannot be read ({type(error).__name__}: {str(error)[:100]})") from None
+    if not all(type(step) is int and 0 <= step <= MOST_STEPS for step in steps):
+        raise ValueError(f"{path.name}: step {steps[0]!r:.60} with optimizer_step {steps[1]!r:.60} cannot be")
+    if scale is not None and not (isinstance(scale, dict) and all(type(value) in (int, float)
+                                                                 for value in scale.values())):
+        raise ValueError(f"{path.name}: loss_scale is {scale!r:.60}, but must be null or an object of numbers")
+    return state
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Iterable
+from typing import Any, Iterable
 
 import numpy as np
 import torch
 
 from dstrain.runtime.checkpoint import disk
 
-from dstrain.runtime.checkpoint import disk
-
 BYTES = 4  # of a float32
+MOST_HEADER_BYTES = 100_000_000
+"""the format's own limit: about a million tensors"""
+MOST_DIMENSIONS = 8
 
 
 class BadTensorFile(Exception):
@@ -64,7 +65,9 @@ class TensorFile:
         if name not in self._places:
             raise BadTensorFile(f"{self.path}: holds no tensor {name!r}")
         first, end, shape = self._places[name]
-        return torch.from_numpy(self._bytes[first:end].view(np.float32)).view(shape)
+        part = self._bytes[first:end]
+        aligned = part if first % BYTES == 0 else part.copy()  # only dstrain's own headers are sure to be aligned
+        return torch.from_numpy(aligned.view(np.float32)).view(shape)
 
 
 def _header(shapes: dict[str, tuple[int, ...]]) -> tuple[bytes, int]:
@@ -80,24 +83,52 @@ def _header(shapes: dict[str, tuple[int, ...]]) -> tuple[bytes, int]:
 
 
 def _read_header(path: Path) -> tuple[dict[str, tuple[int, int, tuple[int, ...]]], int]:
-    """{name: (first byte, end byte, shape)} and the file's size; every claim of the header is checked."""
+    """{name: (first byte, end byte, shape)} and the file's size; every claim of the header is checked.
+
+    The tensors must fill the rest of the file, one after the other: nothing overlaps, nothing is left unsaid.
+    """
     size = path.stat().st_size
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= size - 8:
+            if not 2 <= length <= min(size - 8, MOST_HEADER_BYTES):
                 raise BadTensorFile(f"{path}: its header claims {length} bytes in a file of {size}")
-            header = json.loads(file.read(length))
-        places = {}
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            first, end = (8 + length + int(offset) for offset in entry["data_offsets"])
-            shape = tuple(int(n) for n in entry["shape"])
-            if (entry["dtype"] != "F32" or not 8 + length <= first <= end <= size
-                    or end - first != BYTES * math.prod(shape)):
-                raise BadTensorFile(f"{path}: the entry of {name!r} does not fit the file")
-            places[name] = (first, end, shape)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadTensorFile(f"{path}: its header cannot be read ({error})") from None
+            header = json.loads(file.read(length), object_pairs_hook=_without_doubles)
+        header.pop("__metadata__", None)
+        places = {name: _place(path, name, entry, 8 + length, size) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadTensorFile(f"{path}: its header cannot be read ({_short(error)})") from None
+    end = 8 + length
+    for name, (first, last, _) in sorted(places.items(), key=lambda item: item[1][:2]):
+        if first != end:
+            raise BadTensorFile(f"{path}: {_short(name)} begins at byte {first} of the file, but what stands before "
+                                f"it ends at {end}")
+        end = last
+    if end != size:
+        raise BadTensorFile(f"{path}: its tensors end at byte {end} of {size}")
     return places, size
+
+
+def _place(path: Path, name: str, entry: dict, begin: int, size: int) -> tuple[int, int, tuple[int, ...]]:
+    (first, end), shape = entry["data_offsets"], tuple(entry["shape"])
+    numbers = (first, end, *shape)
+    if (entry["dtype"] != "F32" or len(shape) > MOST_DIMENSIONS
+            or not all(type(number) is int and 0 <= number <= size for number in numbers)
+            or begin + end > size or end - first != BYTES * math.prod(shape)):
+        raise BadTensorFile(f"{path}: the entry of {_short(name)} does not fit the file: {_short(entry)}")
+    return begin + first, begin + end, shape
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON lets a name stand twice, and a reader take the last without a word."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        seen: set[str] = set()
+        double = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"the name {double!r} stands twice")
+    return entries
+
+
+def _short(thing: Any) -> str:
+    text = f"{type(thing).__name__}: {thing}" if isinstance(thing, Exception) else repr(thing)
+    return text if len(text) <= 200 else text[:200] + " ..."
