@@ -19,7 +19,8 @@ from dstrain.doctor.proofs.resume import run_training
 from dstrain.doctor.short_run import cut
 from dstrain.families import family_of
 from dstrain.runtime.checkpoint.loading import load
-from dstrain.runtime.checkpoint.saving import Buffers, take, write
+from dstrain.runtime.checkpoint.saving import write
+from dstrain.runtime.checkpoint.snapshot import take
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine, own_name
 from dstrain.runtime.fragments import gradient_fragments
@@ -111,7 +112,7 @@ def restore(ranks: Ranks, recipe: Recipe, ds_config: str, folder: Path, again: P
             loaded.check_fits(family_of(recipe).build_trainee(recipe, load_tokenizer(recipe.tokenizer)), recipe.optim)
         loaded.restore(engine)
         state = {key: value for key, value in loaded.state.items() if key not in ("optimizer_step", "loss_scale")}
-        write(again, take(engine, state, {}, Buffers(ranks.device)), lambda where: None, ranks)
+        write(again, take(engine, state, {}, None), lambda where: None, ranks)
         return engine.optimizer_step()
     except UserError as mistake:
         return str(mistake)

@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any, Callable
 
 from dstrain.runtime.checkpoint import disk
-from dstrain.runtime.checkpoint.manifest import Damaged, first_fault, promises
+from dstrain.runtime.checkpoint.manifest import Damaged, first_fault, promises, share_of
 
 MAKING = ".making_"
 """what a save that is under way, or was killed, is called before its step"""
 SET_ASIDE = ".replaced_"
 """what a committed checkpoint is called while another of the same step takes its place"""
+REMOVING = ".removing_"
+"""what a checkpoint is called while it is removed: half of one looks damaged under its own name"""
 
 
 def newest_good(folder: Path, ranks: Any, say: Callable[[str], None]) -> Path | None:
     """The newest checkpoint whose files are what its manifest says; all ranks look together, each at its share."""
-    for candidate in ranks.share(list(reversed(committed(folder)))):
+    with ranks.together(f"looking into {folder}"):
+        there = committed(folder) if ranks.first else []
+    for candidate in reversed(ranks.share(there)):
         fault = _fault_found_together(candidate, ranks)
         if fault is None:
             return candidate
@@ -35,33 +39,31 @@ def committed(folder: Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
-def bring_back(folder: Path) -> None:
-    """Before a training goes on: undo a replacement that was broken off, and remove what a killed save left behind."""
+def bring_back(folder: Path, say: Callable[[str], None]) -> None:
+    """Undo a replacement that was broken off, and remove what a killed save or removal left behind.
+
+    Only for who trains here: its lock keeps others from saving.
+    """
     if not folder.is_dir():
         return
     for aside in list(folder.glob(SET_ASIDE + "step_*")):
         final = folder / aside.name.removeprefix(SET_ASIDE)
         if final.exists():
-            disk.remove_tree(aside)
+            _remove(aside, say)
         else:
             disk.rename(aside, final)
             disk.sync_folder(folder)
-    clear_unfinished(folder)
-
-
-def clear_unfinished(folder: Path) -> None:
-    for left_behind in list(folder.glob(MAKING + "*")):
-        disk.remove_tree(left_behind)
+    for left_behind in [*folder.glob(MAKING + "*"), *folder.glob(REMOVING + "*")]:
+        _remove(left_behind, say)
 
 
 def go_on_from(folder: Path, step: int, best_step: int | None, say: Callable[[str], None]) -> None:
     """Bring the folder to where the run goes on: later checkpoints, all damaged, aside; pointers as at that step."""
     for later in committed(folder):
         if step_of(later) > step:
-            aside = folder / f"damaged_{later.name}"
-            if aside.exists():
-                disk.remove_tree(aside)
+            aside = _free_name(folder / f"damaged_{later.name}")
             disk.rename(later, aside)
+            disk.sync_folder(folder)
             say(f"moved {later} to {aside.name}: remove it when you have looked at it")
     point(folder, "latest", step_name(step))
     best = None if best_step is None else folder / step_name(best_step)
@@ -69,6 +71,7 @@ def go_on_from(folder: Path, step: int, best_step: int | None, say: Callable[[st
         point(folder, "best", best.name)
     elif (folder / "best").exists():
         disk.remove_file(folder / "best")
+        disk.sync_folder(folder)
 
 
 def point(folder: Path, pointer: str, name: str) -> None:
@@ -84,14 +87,11 @@ def pointed(folder: Path, pointer: str) -> Path | None:
 
 
 def prune(folder: Path, keep: int, say: Callable[[str], None]) -> None:
-    """Remove all but the newest `keep` and the best."""
+    """Remove all but the newest `keep`, of which the last was written just now, and the best."""
     best = pointed(folder, "best")
     for old in committed(folder)[:-keep]:
         if old != best:
-            try:
-                disk.remove_tree(old)
-            except OSError as error:  # no reason to end the run; the next save tries again
-                say(f"{old} could not be removed: {error}")
+            _remove(old, say)
 
 
 def step_name(step: int) -> str:
@@ -113,5 +113,24 @@ def _fault_found_together(checkpoint: Path, ranks: Any) -> str | None:
     promised, fault = ranks.share((promised, fault))
     if fault is not None:
         return fault
-    own = dict(list(promised.items())[ranks.rank::ranks.world])
+    own = {piece: promised[piece] for piece in share_of(promised, ranks.rank, ranks.world)}
     return next((fault for fault in ranks.gather(first_fault(checkpoint, own)) if fault is not None), None)
+
+
+def _remove(old: Path, say: Callable[[str], None]) -> None:
+    """What cannot be removed is no reason to end a run: the next save tries again."""
+    try:
+        gone = old if old.name.startswith((MAKING, REMOVING)) else old.with_name(REMOVING + old.name)
+        if gone != old:
+            disk.rename(old, gone)
+        disk.remove_tree(gone)
+    except OSError as error:
+        say(f"{old} could not be removed: {error.strerror or error}")
+
+
+def _free_name(path: Path) -> Path:
+    """This path, or the first of path_2, path_3 ... that is not taken."""
+    number = 1
+    while (free := path if number == 1 else path.with_name(f"{path.name}_{number}")).exists():
+        number += 1
+    return free

@@ -10,12 +10,17 @@ the two files guard every byte of a checkpoint, their own included. No torch her
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import hashlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Callable, NamedTuple
+import stat
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Callable, Iterable, Iterator, NamedTuple
+
+from dstrain.runtime.checkpoint import disk
 
 FORMAT = 2
 BEFORE_MANIFEST_SHA256 = 1
@@ -28,6 +33,7 @@ PIECE_BYTES = 64 << 20
 MOST_MANIFEST_BYTES = 64 << 20
 """about 300,000 pieces: 20 TB of checkpoint"""
 BLOCK_BYTES = 1 << 20
+MOST_THREADS = 16
 
 
 class Piece(NamedTuple):
@@ -42,10 +48,13 @@ class Damaged(Exception):
     """Names the file and what is wrong with it."""
 
 
-def verify(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in one line; None if nothing is. Reads no more than its files promise."""
+def verify(folder: Path, hashed: Callable[[int], None] = lambda size: None) -> str | None:
+    """What is wrong with a checkpoint, in one line; None if nothing is. Reads no more than its files promise.
+
+    `hashed` hears of every piece's bytes, from many threads.
+    """
     try:
-        return first_fault(folder, promises(folder))
+        return first_fault(folder, promises(folder), hashed)
     except Damaged as damage:
         return str(damage)
 
@@ -60,15 +69,17 @@ def promises(folder: Path) -> dict[Piece, str]:
         raise Damaged(f"{MANIFEST} is not one of dstrain's ({type(error).__name__}: {error})") from None
 
 
-def first_fault(folder: Path, promised: dict[Piece, str]) -> str | None:
+def first_fault(folder: Path, promised: dict[Piece, str],
+                hashed: Callable[[int], None] = lambda size: None) -> str | None:
     """The first of these pieces that is not what was promised."""
     try:
-        for (piece, promise), digest in zip(promised.items(), hashes(folder, list(promised)), strict=True):
-            if digest != promise:
-                where = f", bytes {piece.first:,} to {piece.end:,}" if piece.first else ""
-                return f"{piece.name} has other contents than when it was written (SHA-256{where})"
+        with contextlib.closing(hashes(folder, promised, hashed)) as digests:
+            for (piece, promise), digest in zip(promised.items(), digests, strict=True):
+                if digest != promise:
+                    where = f", bytes {piece.first:,} to {piece.end:,}" if piece.first else ""
+                    return _one_line(f"{piece.name} has other contents than when it was written (SHA-256{where})")
     except OSError as error:
-        return f"{error.filename or folder} cannot be read: {error.strerror or error}"
+        return _one_line(f"{error.filename or folder} cannot be read: {error.strerror or error}")
     return None
 
 
@@ -76,42 +87,68 @@ def read_manifest(folder: Path) -> dict:
     """The manifest, if it is what its guard says and lists what every checkpoint has."""
     try:
         text = _read_small(folder / MANIFEST)
-        manifest = json.loads(text)
-        version = manifest["format"]
-        if version not in (BEFORE_MANIFEST_SHA256, FORMAT):
-            raise Damaged(f"it has format {str(version)[:20]}, this dstrain reads formats up to {FORMAT}")
-        if version == FORMAT and _read_small(folder / GUARD) != guard_of(text):
+        guarded = (folder / GUARD).exists()
+        if guarded and _read_small(folder / GUARD) != guard_of(text):
             raise Damaged(f"{MANIFEST} has other contents than when it was written ({GUARD})")
-        moments = map(moment_file, manifest.get("moments", BEFORE_MUON))
+        manifest = json.loads(text, parse_int=_int, parse_float=_no_number, parse_constant=_no_number)
+        version = manifest["format"]
+        if type(version) is not int or version not in (BEFORE_MANIFEST_SHA256, FORMAT):
+            raise Damaged(f"it has format {version!r:.20}, this dstrain reads formats up to {FORMAT}")
+        if guarded != (version == FORMAT):
+            raise Damaged(f"{GUARD} {'does not belong to its format' if guarded else 'is missing'}")
+        moments = list(map(moment_file, manifest.get("moments", BEFORE_MUON)))
         unlisted = {WEIGHTS_FILE, *moments, "state.json", "recipe.yaml"} - manifest["files"].keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Damaged(f"{MANIFEST} cannot be read ({_short(error)})") from None
+        raise Damaged(_one_line(f"{MANIFEST} cannot be read ({type(error).__name__}: {error})")) from None
     if unlisted:
-        raise Damaged(f"{MANIFEST} does not list {', '.join(sorted(unlisted))}")
+        raise Damaged(_one_line(f"{MANIFEST} does not list {', '.join(sorted(unlisted))}"))
     return manifest
 
 
 def pieces_of(folder: Path, piece_bytes: int = PIECE_BYTES) -> list[Piece]:
-    """All files of a folder, cut into pieces; in the same order for everybody who looks."""
+    """All files of a folder, cut into pieces."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [Piece(str(path.relative_to(folder)), first, min(first + piece_bytes, size))
             for path in files for size in [path.stat().st_size] for first in range(0, max(1, size), piece_bytes)]
 
 
-def hashes(folder: Path, pieces: list[Piece]) -> list[str]:
-    """The SHA-256 of each piece, by as many threads as there are cores for them."""
-    with ThreadPoolExecutor(max(1, min(8, len(os.sched_getaffinity(0)), len(pieces)))) as threads:
-        return list(threads.map(lambda piece: _sha256(folder, piece), pieces))
+def share_of(pieces: Iterable[Piece], rank: int, world: int) -> list[Piece]:
+    """What one of `world` ranks hashes: each piece is one rank's, and all have about as many bytes."""
+    return sorted(pieces, key=lambda piece: piece.first - piece.end)[rank::world]
+
+
+def hashes(folder: Path, pieces: Iterable[Piece],
+           hashed: Callable[[int], None] = lambda size: None) -> Iterator[str]:
+    """The SHA-256 of each piece, in their order, by as many threads as this process has cores for."""
+    def digest(piece: Piece) -> str:
+        try:
+            return _sha256(folder, piece)
+        finally:
+            hashed(piece.end - piece.first)
+
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", 1)))
+    workers = max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) // processes))
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="hashing")
+    under_way: collections.deque[Future] = collections.deque()
+    try:
+        for piece in pieces:  # a few ahead, so that whoever has seen enough waits for no more than these
+            under_way.append(threads.submit(digest, piece))
+            if len(under_way) > 2 * workers:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
 
 
 def files_entry(hashed: dict[Piece, str]) -> dict[str, dict]:
-    """The manifest's "files", of all pieces in their order."""
-    entry: dict[str, dict] = {}
+    """For the manifest: of every file its size and the hashes of its pieces, in their order."""
+    files: dict[str, dict] = {}
     for piece, digest in hashed.items():
-        of_file = entry.setdefault(piece.name, {"bytes": 0, "sha256": []})
-        of_file["bytes"] = piece.end
-        of_file["sha256"].append(digest)
-    return entry
+        entry = files.setdefault(piece.name, {"bytes": 0, "sha256": []})
+        entry["bytes"] = piece.end
+        entry["sha256"].append(digest)
+    return files
 
 
 def guard_of(manifest: bytes) -> bytes:
@@ -125,46 +162,66 @@ def moment_file(key: str) -> str:
 
 def _pieces(folder: Path, name: str, entry: dict, manifest: dict) -> list[tuple[Piece, str]]:
     """One file's pieces and their promised hashes. The file is looked at only as far as its size."""
-    size, digests = entry["bytes"], entry["sha256"]
-    if isinstance(digests, str):  # format 1
-        digests, piece_bytes = [digests], max(1, size)
-    else:
-        piece_bytes = manifest["piece_bytes"]
+    size, digests, whole = entry["bytes"], entry["sha256"], manifest["format"] == BEFORE_MANIFEST_SHA256
+    piece_bytes = max(1, size) if whole else manifest["piece_bytes"]
+    digests = [digests] if whole else digests
     if type(size) is not int or type(piece_bytes) is not int or size < 0 or piece_bytes < 1:
-        raise ValueError(f"sizes of {name}")
-    if len(digests) != max(1, -(-size // piece_bytes)):
-        raise ValueError(f"number of hashes of {name}")
-    path = Path(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"the name {name[:60]!r} leads out of the checkpoint")
+        raise ValueError(f"sizes of {_one_line(name)}")
+    if type(digests) is not list or len(digests) != max(1, -(-size // piece_bytes)):
+        raise ValueError(f"number of hashes of {_one_line(name)}")
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or str(path) != name:
+        raise ValueError(f"the name {_one_line(name)} leads out of the checkpoint")
     try:
-        if not (folder / path).is_file():
-            raise Damaged(f"{name} is missing")
-        there = (folder / path).stat().st_size
+        there = os.stat(folder / path)
+    except FileNotFoundError:
+        raise Damaged(_one_line(f"{name} is missing")) from None
     except OSError as error:
-        raise Damaged(f"{name} cannot be read: {error.strerror}") from None
-    if there != size:
-        raise Damaged(f"{name} has {there} bytes instead of {size}")
+        raise Damaged(_one_line(f"{name} cannot be read: {error.strerror}")) from None
+    if not stat.S_ISREG(there.st_mode):
+        raise Damaged(_one_line(f"{name} is not a file"))
+    if there.st_size != size:
+        raise Damaged(_one_line(f"{name} has {there.st_size} bytes instead of {size}"))
     return [(Piece(name, first, min(first + piece_bytes, size)), digest)
             for first, digest in zip(range(0, max(1, size), piece_bytes), digests)]
 
 
 def _sha256(folder: Path, piece: Piece) -> str:
-    digest, left = hashlib.sha256(), piece.end - piece.first
-    with open(folder / piece.name, "rb", buffering=0) as file:
-        file.seek(piece.first)
-        while left > 0 and (block := file.read(min(BLOCK_BYTES, left))):
-            digest.update(block)
-            left -= len(block)
+    digest, at, buffer = hashlib.sha256(), piece.first, memoryview(bytearray(BLOCK_BYTES))
+    file = os.open(folder / piece.name, os.O_RDONLY | os.O_NONBLOCK)  # never waits, whatever has taken its name
+    try:
+        while at < piece.end:
+            got = disk.read_at(file, at, buffer[:piece.end - at])
+            if got == 0:  # shorter than it was a moment ago
+                break
+            digest.update(buffer[:got])
+            at += got
+    finally:
+        os.close(file)
     return digest.hexdigest()
 
 
 def _read_small(path: Path) -> bytes:
-    size = path.stat().st_size
-    if size > MOST_MANIFEST_BYTES:
-        raise ValueError(f"{path.name} of {size} bytes")
-    return path.read_bytes()
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError(f"{path.name} is not a file")
+        if about.st_size > MOST_MANIFEST_BYTES:
+            raise ValueError(f"{path.name} has {about.st_size:,} bytes")
+        return file.read(MOST_MANIFEST_BYTES)
 
 
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+def _int(digits: str) -> int:
+    if len(digits) > 18:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"the number {text[:20]}")
+
+
+def _one_line(text: str) -> str:
+    """Without what a damaged name may hold: line ends, terminal commands, thousands of letters."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -7,19 +7,28 @@ every step's all-reduce carries to all ranks: they end together, at the same ste
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import Callable
 
+from dstrain.config.errors import TroubleElsewhere
 from dstrain.runtime.checkpoint import disk
-from dstrain.runtime.checkpoint.folder import point, prune
-from dstrain.runtime.checkpoint.saving import Buffers, Snapshot, take, write
+from dstrain.runtime.checkpoint.folder import bring_back, point, prune
+from dstrain.runtime.checkpoint.saving import write
+from dstrain.runtime.checkpoint.snapshot import Buffers, Snapshot, take
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine
 
 CLOSE_WAITS_S = 60.0
-"""for a save that is under way when an error ends the run; after that it is left unpublished"""
+"""for a save that is under way when an error ends the run; then it is discarded"""
+DISCARD_WAITS_S = 3.0
+"""for a writer to see that it is not wanted any more"""
+
+
+class Discarded(Exception):
+    """The run ended before this save did."""
 
 
 class Saver:
@@ -28,33 +37,48 @@ class Saver:
     def __init__(self, folder: Path, engine: Engine, ranks: Ranks, keep: int, background: bool, about: dict,
                  say: Callable[[str], None]):
         self.folder, self.engine, self.ranks, self.keep, self.about, self.say = folder, engine, ranks, keep, about, say
-        self.last_save_s = 0.0
-        """how long the last whole save took: what leaving in time must allow for"""
         self.last_stall_s = 0.0
         """how long the training waited for the last save: for the one before it, and for the snapshot"""
-        self._background = background
-        self._aside = ranks.aside() if background else ranks
-        self._buffers = Buffers(ranks.device)
+        self._last_save_s, self._began = 0.0, 0.0
         self._writer: threading.Thread | None = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
+        self._unwanted = False
         self._lines: list[str] = []
+        self._aside, self._buffers = ranks, None
+        with ranks.together(f"tidying {folder}"):
+            if ranks.first:
+                bring_back(folder, say)
+            if background:
+                self._buffers = Buffers(engine)
+        if background:
+            self._aside = ranks.aside()
 
     def save(self, state: dict, write_side_files: Callable[[Path], None], is_best: bool) -> None:
         """Commit a checkpoint of this moment. Training may go on when this returns."""
         began = time.monotonic()
         self.finish()
-        snapshot = take(self.engine, state, self.about, self._buffers)
-        self._writer = threading.Thread(target=self._write, args=(snapshot, write_side_files, is_best, began),
-                                        daemon=True, name="saver")
-        self._writer.start()
-        if not self._background:
-            self.finish()
+        snapshot, self._began = take(self.engine, state, self.about, self._buffers), began
+        if self._buffers is None:
+            self._write(snapshot, write_side_files, is_best)
+            self.news()
+        else:
+            self._writer = threading.Thread(target=self._live, args=(snapshot, write_side_files, is_best),
+                                            daemon=True, name="saver")
+            self._writer.start()
         self.last_stall_s = time.monotonic() - began
 
     @property
     def failed(self) -> bool:
         """Whether the save that is, or was, under way has failed. Another rank may know it a little later."""
         return self._error is not None
+
+    @property
+    def last_save_s(self) -> float:
+        """How long a whole save takes, with what is left of one that is under way: what leaving in time needs."""
+        if self._writer is None or not self._writer.is_alive():
+            return self._last_save_s
+        so_far_s = time.monotonic() - self._began
+        return max(self._last_save_s, so_far_s) + max(0.0, self._last_save_s - so_far_s)
 
     def news(self) -> None:
         """Say what was committed since the last call."""
@@ -68,27 +92,43 @@ class Saver:
         self._writer.join()
         self._writer = None
         self.news()
-        if self._error is not None:  # the writers agreed: it failed on all ranks, each with its own words
+        failed = self.ranks.gather(self.failed)
+        if self._error is not None:  # mostly on all ranks, for the writers agree: each has its own words, one says them
             raise self._error
+        if any(failed):
+            raise TroubleElsewhere(f"saving in {self.folder} failed on rank {failed.index(True)}")
 
     def close(self) -> None:
-        """At the end of a run, whatever ended it: a save under way gets its time, and is published whole or not."""
-        if self._writer is not None:
-            self._writer.join(CLOSE_WAITS_S)
-            self.news()
+        """At the end of a run, whatever ended it: a save under way is published whole, or not at all.
 
-    def _write(self, snapshot: Snapshot, write_side_files: Callable[[Path], None], is_best: bool,
-               began: float) -> None:
-        """The life of the writer thread."""
+        After an error it gets its time, which ends early where a rank is gone. Ctrl-C does not wait for it.
+        """
+        if self._writer is None:
+            return
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            self._writer.join(CLOSE_WAITS_S)
+        self._unwanted = True
+        self._writer.join(DISCARD_WAITS_S)
+        self.news()
+
+    def _live(self, snapshot: Snapshot, write_side_files: Callable[[Path], None], is_best: bool) -> None:
+        """The writer thread, from begin to end."""
         try:
-            saved = write(self.folder, snapshot, write_side_files, self._aside)
-            what = f"tidy {self.folder}"
-            with self._aside.together(what), disk.in_words(what, self.folder):
-                if self._aside.first:
-                    if is_best:
-                        point(self.folder, "best", saved.name)
-                    prune(self.folder, self.keep, self._lines.append)
-            self.last_save_s = time.monotonic() - began
-            self._lines.append(f"saved {saved}")
-        except Exception as error:  # raised again in the training thread, by `finish`
+            self._write(snapshot, write_side_files, is_best)
+        except BaseException as error:  # raised again in the training thread, by `finish`
             self._error = error
+
+    def _write(self, snapshot: Snapshot, write_side_files: Callable[[Path], None], is_best: bool) -> None:
+        saved = write(self.folder, snapshot, write_side_files, self._aside, self._lines.append, self._look_up)
+        what = f"tidy {self.folder}"
+        with self._aside.together(what), disk.in_words(what, self.folder):
+            if self._aside.first:
+                if is_best:
+                    point(self.folder, "best", saved.name)
+                prune(self.folder, self.keep, self._lines.append)
+        self._last_save_s = time.monotonic() - self._began
+        self._lines.append(f"saved {saved}")
+
+    def _look_up(self) -> None:
+        if self._unwanted:
+            raise Discarded()
