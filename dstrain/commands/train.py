@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from dataclasses import replace
 
 from dstrain.config.engine_json import engine_json
 from dstrain.config.errors import LostRank, SaidElsewhere, UserError
@@ -11,7 +13,9 @@ from dstrain.config.load import load_recipe
 from dstrain.config.schema import Recipe
 from dstrain.data.preparing.prepared import as_prepared, sources_of
 from dstrain.data.reading.sources import Corpus
+from dstrain.guard import blackbox
 from dstrain.guard.bell import Bell
+from dstrain.guard.watched import watched
 from dstrain.train.run_folder import RunFolder
 
 
@@ -41,9 +45,15 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
             print(f"--deepspeed_config {ds_config} is used in place of the recipe's engine.config")
         with ranks.together(f"opening {folder.path}"):
             lock = folder.lock() if ranks.first else None
+        attempt = ranks.share(f"{time.time_ns():x}")
         with ranks.together(f"clearing {folder.path}"):  # nobody looks into the folder before it is cleared
             if fresh and ranks.first:
                 folder.clear()
+            if ranks.first:
+                blackbox.clear(folder.path)
+        with ranks.together(f"opening the black box of {folder.path}"):
+            pulse = watched(folder.path, ranks.rank, ranks.world, attempt)
+        ranks = replace(ranks, pulse=pulse)
         train(recipe, family_of(recipe), config, ranks, bell)
     except RuntimeError as error:
         if not lost_a_rank(error):

@@ -12,6 +12,8 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from dstrain.config.errors import Trouble
+
 SIZE = 4096
 """bytes of a record: one page, which a reader gets whole or nearly always so"""
 PHASES = ("start", "data", "step", "validation", "saving", "leaving")
@@ -99,10 +101,13 @@ def alarm_path(run_folder: Path) -> Path:
 def clear(run_folder: Path) -> None:
     """An empty black box for a new attempt."""
     box = run_folder / "blackbox"
-    box.mkdir(parents=True, exist_ok=True)
-    for path in box.iterdir():
-        if not path.name.startswith(".nfs"):  # what somebody still holds open there; it goes by itself
-            path.unlink()
+    try:
+        box.mkdir(parents=True, exist_ok=True)
+        for path in box.iterdir():
+            if not path.name.startswith(".nfs"):  # what somebody still holds open there; it goes by itself
+                path.unlink()
+    except OSError as error:
+        raise Trouble(f"{box}: {error.strerror}; make room there, or choose another place with run.dir=...") from error
 
 
 def read_record(run_folder: Path, rank: int) -> Record | None:
@@ -124,15 +129,14 @@ def read_alarm(run_folder: Path) -> Alarm | None:
 
 
 def raise_alarm(run_folder: Path, alarm: Alarm) -> bool:
-    """True for the first who raises one; on a full disk it may stay empty, and counts all the same."""
+    """True for the first who raises one. A full or vanished disk is no reason to be silent: then more may say it."""
     try:
-        file = os.open(alarm_path(run_folder), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with open(alarm_path(run_folder), "x") as file:
+            file.write(json.dumps(asdict(alarm)) + "\n")
     except FileExistsError:
         return False
-    try:
-        os.write(file, json.dumps(asdict(alarm)).encode() + b"\n")
-    finally:
-        os.close(file)
+    except OSError:
+        return True
     return True
 
 
@@ -149,13 +153,17 @@ class RecordFile:
         file = os.open(self.path, os.O_RDWR)
         try:
             if not os.path.samestat(os.fstat(file), os.fstat(self._kept)):
-                raise TakenOver(f"{self.path} is another attempt's")
+                raise TakenOver(f"{self.path.parent} is another attempt's by now")
             os.pwrite(file, _padded(record), 0)
         finally:
             os.close(file)
 
 
-class TakenOver(OSError):
+    def close(self) -> None:
+        os.close(self._kept)
+
+
+class TakenOver(Exception):
     """The run was started again meanwhile, and the black box is no longer this attempt's."""
 
 

@@ -44,7 +44,8 @@ class Ranks:
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, in place and on the device: nothing waits for it."""
         if self.world > 1:
-            torch_dist.all_reduce(tensor)
+            with self.pulse.waiting("sum"):
+                torch_dist.all_reduce(tensor)
         return tensor
 
     def gather(self, thing: Any) -> list:
@@ -52,7 +53,8 @@ class Ranks:
         if self.world == 1:
             return [thing]
         things: list = [None] * self.world
-        torch_dist.all_gather_object(things, thing, group=self.side_group)
+        with self.pulse.waiting("gather"):
+            torch_dist.all_gather_object(things, thing, group=self.side_group)
         return things
 
     def share(self, thing: Any) -> Any:
@@ -60,7 +62,8 @@ class Ranks:
         if self.world == 1:
             return thing
         box = [thing]
-        torch_dist.broadcast_object_list(box, src=0, group=self.side_group)
+        with self.pulse.waiting("share"):
+            torch_dist.broadcast_object_list(box, src=0, group=self.side_group)
         return box[0]
 
     def mistake(self, message: str) -> UserError:
@@ -78,6 +81,7 @@ class Ranks:
     @contextlib.contextmanager
     def together(self, what: str) -> Iterator[None]:
         """What happens inside must go well on all ranks, or fails on all. No collectives inside."""
+        self.pulse.about(what)
         error = None
         try:
             yield

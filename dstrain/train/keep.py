@@ -42,6 +42,7 @@ def heed(run: Run, told: Wishes) -> None:
 
 def leave(run: Run) -> None:
     """All ranks, after they have saved: end, and say who asked for it."""
+    run.ranks.pulse.enter("leaving")
     run.saver.finish()
     reason = next((reason for reason in run.ranks.gather(run.bell.reason) if reason is not None), "a request")
     raise Left(f"left at step {run.state.step} of {run.recipe.run.steps}, on {reason}: everything up to there is "

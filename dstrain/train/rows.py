@@ -27,6 +27,7 @@ def rows_of_steps(first: Any, feed: Iterator[Any], run: Run) -> Iterator[tuple[A
     """`first` and what the feed gives after it, each with what went wrong in reading it."""
     yield replace(first, wait_s=0.0), None  # waited for before the run's clock started
     while True:
+        run.ranks.pulse.enter("data")
         try:
             batch, error = next(feed), None
         except Exception as caught:  # agreed on after the step

@@ -68,6 +68,7 @@ def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks, bell: Bell
 def loop(run: Run, first: Any, feed: Iterator[Any]) -> None:
     """Step, and at their times: log, validate, save, leave."""
     recipe, state, watch = run.recipe, run.state, Watch(run)
+    run.ranks.pulse.step = state.step
     run.sinks.write_text("recipe", recipe_text(recipe), state.step)
     ended = state.owes_validation and settle(run, watch, leaves=False)
     watch.restart_clock()
@@ -78,6 +79,7 @@ def loop(run: Run, first: Any, feed: Iterator[Any]) -> None:
         if not result.applied:
             ask_why(error, run)
         state.trained(batch.number, batch.place, result.applied)
+        run.ranks.pulse.stepped(state.step)
         watch.add(batch, result)
         heed(run, result.wishes)
 

@@ -75,6 +75,7 @@ class Watch:
         run, alone = self.run, self.run.engine.holds_whole_model
         if alone and not run.ranks.first:
             return
+        run.ranks.pulse.about("samples")
         try:
             with contextlib.nullcontext() if alone else all_ranks_generate(run.engine):
                 texts = run.family.sample(run.engine.model, run.tokenizer, run.recipe)

@@ -20,11 +20,11 @@ class _RingsIn(Pulse):
 
     def __init__(self, bell: Bell, phase: str, times: int):
         super().__init__()
-        self.bell, self.phase, self.times = bell, phase, times
+        self.bell, self.rings_in, self.times = bell, phase, times
 
     def enter(self, phase: str, detail: str = "") -> None:
         super().enter(phase, detail)
-        if phase == self.phase:
+        if phase == self.rings_in:
             self.times -= 1
             if self.times == 0:
                 self.bell.ring("SIGTERM")
