@@ -132,6 +132,10 @@ def _parser() -> argparse.ArgumentParser:
                          help="hf: a Hugging Face model folder, which transformers loads")
     command.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not hold anything yet")
 
+    command = _add(commands, "verify", _verify, "check every byte of a run's checkpoints",
+                   "dstrain verify runs/quickstart")
+    command.add_argument("run", metavar="RUN", help="run folder, or one checkpoint in it")
+
     command = _add(commands, "replay", _replay, "show the rows of one step again, and check them against the ledger",
                    "dstrain replay runs/quickstart --step 12")
     command.add_argument("run", metavar="RUN", help="run folder")
@@ -181,6 +185,11 @@ def _export(arguments: argparse.Namespace) -> None:
 def _replay(arguments: argparse.Namespace) -> int:
     from dstrain.commands.replay import replay_command
     return replay_command(Path(arguments.run), arguments.step, arguments.rows)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from dstrain.commands.verify import verify_command
+    return verify_command(Path(arguments.run))
 
 
 def _add(commands, name: str, act, what: str, example: str) -> argparse.ArgumentParser:

@@ -12,6 +12,8 @@ MAKING = ".making_"
 """what a save that is under way, or was killed, is called before its step"""
 SET_ASIDE = ".replaced_"
 """what a committed checkpoint is called while another of the same step takes its place"""
+DAMAGED = "damaged_"
+"""what a later checkpoint that could not be loaded is called, once the run has gone on from an earlier one"""
 REMOVING = ".removing_"
 """what a checkpoint is called while it is removed: half of one looks damaged under its own name"""
 
@@ -61,7 +63,7 @@ def go_on_from(folder: Path, step: int, best_step: int | None, say: Callable[[st
     """Bring the folder to where the run goes on: later checkpoints, all damaged, aside; pointers as at that step."""
     for later in committed(folder):
         if step_of(later) > step:
-            aside = _free_name(folder / f"damaged_{later.name}")
+            aside = _free_name(folder / f"{DAMAGED}{later.name}")
             disk.rename(later, aside)
             disk.sync_folder(folder)
             say(f"moved {later} to {aside.name}: remove it when you have looked at it")

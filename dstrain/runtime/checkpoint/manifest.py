@@ -224,4 +224,4 @@ def _no_number(text: str) -> None:
 def _one_line(text: str) -> str:
     """Without what a damaged name may hold: line ends, terminal commands, thousands of letters."""
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return text if len(text) <= 300 else f"{text[:297]}..."
+    return text if len(text) <= 300 else f"{text[:120]}...{text[-150:]}"
