@@ -71,6 +71,8 @@ def _check_form(place: dict[str, Any], own_lanes: Sequence[int]) -> None:
             for state in place["lanes"][str(lane)]:
                 if set(state) != set(Stream.STATE):
                     raise ValueError(f"lane {lane} of the place has {sorted(state)}, not {sorted(Stream.STATE)}")
+                if state["bad"] > state["seen"]:
+                    raise ValueError(f"lane {lane}: {state['bad']!r:.60} malformed of {state['seen']!r:.60} documents")
                 numbers += state.values()
             if len(place["lanes"][str(lane)]) != len(place["files"]):
                 raise ValueError(f"lane {lane} has {len(place['lanes'][str(lane)])} states for "
@@ -78,7 +80,7 @@ def _check_form(place: dict[str, Any], own_lanes: Sequence[int]) -> None:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"the place in the data, in state.json, is none ({type(error).__name__}: {str(error)[:200]}); "
                         f"{remedy}") from None
-    odd = next((number for number in numbers if type(number) is not int or not 0 <= number < LARGEST), None)
-    if odd is not None:
-        raise UserError(f"the place in the data, in state.json, counts to {odd!r:.60}, which nothing does; {remedy}")
+    odd = [number for number in numbers if type(number) is not int or not 0 <= number < LARGEST]
+    if odd:
+        raise UserError(f"the place in the data, in state.json, counts to {odd[0]!r:.60}, which nothing does; {remedy}")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dstrain.config.errors import UserError
-from dstrain.data.tokenizers.encodings import DESCRIPTION_FILE, RANKS_FILE, ByteTokenizer, TiktokenTokenizer
+from dstrain.data.tokenizers.encodings import (
+    DESCRIPTION_FILE, END_OF_TEXT, RANKS_FILE, ByteTokenizer, TiktokenTokenizer)
 
 
 def load_saved(folder: Path, name: str | None) -> ByteTokenizer | TiktokenTokenizer:
@@ -22,9 +23,12 @@ def load_saved(folder: Path, name: str | None) -> ByteTokenizer | TiktokenTokeni
         if kind == "bytes":
             return ByteTokenizer()
         if kind != "tiktoken":
-            raise ValueError(f"a tokenizer of the kind {kind!r}")
-        return TiktokenTokenizer(encoding_of(description, _ranks(folder / RANKS_FILE)), description.get("learned"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"a tokenizer of the kind {kind!r:.60}")
+        encoding = encoding_of(description, _ranks(folder / RANKS_FILE))
+        if END_OF_TEXT not in encoding._special_tokens:
+            raise ValueError(f"it has no {END_OF_TEXT}")
+        return TiktokenTokenizer(encoding, description.get("learned"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         if not folder.is_dir():
             raise UserError(f"tokenizer: there is no folder {folder}; correct the path, or name a tokenizer "
                             f"such as gpt2 or bytes") from error
@@ -46,8 +50,19 @@ def encoding_of(description: dict[str, Any], ranks: dict[bytes, int]) -> Any:
     encoding = tiktoken.Encoding(description["name"], pat_str=description["pattern"], mergeable_ranks=ranks,
                                  special_tokens=description["specials"])
     if encoding.n_vocab != description["vocab_size"]:
-        raise ValueError(f"{encoding.n_vocab} ids, not {description['vocab_size']}")
+        raise ValueError(f"{encoding.n_vocab} ids, not {description['vocab_size']!r:.60}")
+    _refuse_a_pattern_that_breaks(encoding)
     return encoding
+
+
+def _refuse_a_pattern_that_breaks(encoding: Any) -> None:
+    """tiktoken's matcher ends in a panic, which is no Exception, where a pattern finds a part without a character."""
+    try:
+        encoding.encode_ordinary("a text, \n\n and 2 more")
+    except BaseException as panic:
+        if type(panic).__name__ != "PanicException":
+            raise
+        raise ValueError("its pattern cuts text into parts without a character") from None
 
 
 def _ranks(path: Path) -> dict[bytes, int]:

@@ -79,10 +79,16 @@ class Loaded:
             for key in MOMENTS["muon" if name in hidden else "adamw"]:
                 needed.setdefault(key, {})[name] = shape
         held = {key: file.shapes for key, file in self.moments.items()}
-        if held != needed:
+        if {key: len(names) for key, names in held.items()} != {key: len(names) for key, names in needed.items()}:
             raise UserError(f"{self.folder}: holds the optimizer's {_counted(held)}, but optim.name={optim.name} needs "
-                            f"{_counted(needed)}{_first_difference(held, needed)}; set optim.name back to what made "
-                            "it, or start a new run (run.name=...)")
+                            f"{_counted(needed)}; set optim.name back to what made it, or start a new run "
+                            "(run.name=...)")
+        for key, name in ((key, name) for key in needed for name in sorted(held[key].keys() | needed[key].keys())):
+            have, need = held[key].get(name), needed[key].get(name)
+            if have != need:
+                raise UserError(f"{self.moments[key].path}: {name[:100]!r} is {_shown(have)} there, but must be "
+                                f"{_shown(need)}; continue with the recipe that made it, or start a new run "
+                                "(run.name=...)")
 
     def restore(self, engine: Engine) -> None:
         """Bring fp32 masters, moments and the update count back, bit for bit. Weights were given at build time."""
@@ -99,16 +105,6 @@ class Loaded:
         if have != shape:
             raise UserError(f"{self.folder}: parameter {name} is {_shown(have)} there and {_shown(shape)} "
                             "in this model; continue with the recipe that made it, or start a new run (run.name=...)")
-
-
-def _first_difference(held: dict[str, dict[str, tuple]], needed: dict[str, dict[str, tuple]]) -> str:
-    """Where the counts are alike."""
-    for key, name in ((key, name) for key in held.keys() & needed.keys()
-                      for name in sorted(held[key].keys() | needed[key].keys())):
-        have, need = held[key].get(name), needed[key].get(name)
-        if have != need:
-            return f" ({key} of {name}: {_shown(have)} there, {_shown(need)} needed)"
-    return ""
 
 
 def _counted(moments: dict[str, dict[str, tuple]]) -> str:
