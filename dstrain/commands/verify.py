@@ -1,4 +1,4 @@
-"""`dstrain verify`: is every checkpoint of a run, to the last byte, what was written? No torch: a login node can say."""
+"""`dstrain verify`: is every checkpoint of a run, to the last byte, what was written? Without torch."""
 
 from __future__ import annotations
 

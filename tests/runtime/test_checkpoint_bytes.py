@@ -170,6 +170,7 @@ def test_who_has_seen_a_fault_reads_no_further(saved, monkeypatch):
     monkeypatch.setattr(manifests, "_sha256", lambda folder, piece: seen.append(piece) or inner(folder, piece))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")  # one thread
     promised = promises(saved)
-    many = {piece._replace(end=number): "no" for piece in promised if piece.name == "state.json" for number in range(12)}
+    state = next(piece for piece in promised if piece.name == "state.json")
+    many = {state._replace(end=number): "no" for number in range(12)}
     assert first_fault(saved, many) is not None
     assert len(many) == 12 and len(seen) <= 4
