@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dstrain import __version__
 from dstrain.config.errors import Left, LostRank, SaidElsewhere, Trouble, TroubleElsewhere, UserError
-from dstrain.guard.bell import LEFT
+from dstrain.guard.bell import LEFT, Bell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,12 +136,21 @@ def _parser() -> argparse.ArgumentParser:
                    "dstrain verify runs/quickstart")
     command.add_argument("run", metavar="RUN", help="run folder, or one checkpoint in it")
 
+    command = _add(commands, "postmortem", _postmortem, "say why a run ended, and what to do",
+                   "dstrain postmortem runs/quickstart")
+    command.add_argument("run", metavar="RUN", help="run folder")
+
     command = _add(commands, "replay", _replay, "show the rows of one step again, and check them against the ledger",
                    "dstrain replay runs/quickstart --step 12")
     command.add_argument("run", metavar="RUN", help="run folder")
     command.add_argument("--step", type=int, required=True, metavar="N", help="optimizer step, from 1")
     command.add_argument("--rows", type=int, default=4, metavar="N", help="how many rows to print (default: 4)")
     return parser
+
+
+def _postmortem(arguments: argparse.Namespace) -> int:
+    from dstrain.commands.postmortem import postmortem_command
+    return postmortem_command(Path(arguments.run))
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
@@ -151,8 +160,11 @@ def _recipes(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    bell = Bell()
+    bell.listen()  # before the imports: numpy and torch start threads
     from dstrain.commands.train import train_command
-    train_command(arguments.recipe, arguments.overrides, arguments.deepspeed_config, arguments.fresh, arguments.yes)
+    train_command(arguments.recipe, arguments.overrides, arguments.deepspeed_config, arguments.fresh, arguments.yes,
+                  bell)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 from dataclasses import replace
+from typing import Callable, Iterator
 
 from dstrain.config.engine_json import engine_json
 from dstrain.config.errors import LostRank, SaidElsewhere, UserError
@@ -15,13 +17,14 @@ from dstrain.data.preparing.prepared import as_prepared, sources_of
 from dstrain.data.reading.sources import Corpus
 from dstrain.guard import blackbox
 from dstrain.guard.bell import Bell
+from dstrain.guard.causes import saying_why
+from dstrain.guard.postmortem import note_ending
 from dstrain.guard.watched import watched
 from dstrain.train.run_folder import RunFolder
 
 
-def train_command(name: str, overrides: list[str], ds_config: str | None, fresh: bool, yes: bool) -> None:
-    bell = Bell()
-    bell.listen()
+def train_command(name: str, overrides: list[str], ds_config: str | None, fresh: bool, yes: bool,
+                  bell: Bell) -> None:
     try:
         recipe = load_recipe(name, overrides, ds_config)
         bell.limit(recipe.run.max_minutes)
@@ -36,35 +39,49 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
     from dstrain.runtime.dist import lost_a_rank, start_ranks, stop_ranks
     from dstrain.train.trainer import train
 
-    ranks, lock = start_ranks(), None
-    bell.joined()
+    bell.meets()
+    lock = None
+    with _lost_ranks_named(lost_a_rank, bell):
+        try:
+            ranks = start_ranks()
+            bell.leave_if_rung(ranks)
+            with ranks.together("reading the DeepSpeed settings"):
+                config = engine_json(recipe, ranks.world, ranks.device.type, ds_config)
+            if ds_config is not None and ranks.first:
+                print(f"--deepspeed_config {ds_config} is used in place of the recipe's engine.config")
+            with ranks.together(f"opening {folder.path}"):
+                lock = folder.lock() if ranks.first else None
+            attempt = ranks.share(f"{time.time_ns():x}")
+            with ranks.together(f"clearing {folder.path}"):  # nobody looks into the folder before it is cleared
+                if fresh and ranks.first:
+                    folder.clear()
+                if ranks.first:
+                    note_ending(folder.path)
+                    blackbox.clear(folder.path)
+            with ranks.together(f"opening the black box of {folder.path}"):
+                pulse = watched(folder.path, ranks.rank, ranks.world, attempt)
+            bell.last_words = lambda words: pulse.ended("left", words)
+            ranks = replace(ranks, pulse=pulse)
+            with saying_why(pulse), _lost_ranks_named(lost_a_rank, bell):
+                train(recipe, family_of(recipe), config, ranks, bell)
+        finally:
+            stop_ranks()
+            if lock is not None:
+                lock.close()
+
+
+@contextlib.contextmanager
+def _lost_ranks_named(lost_a_rank: Callable[[RuntimeError], bool], bell: Bell) -> Iterator[None]:
+    """A collective that failed because a rank is gone says so."""
     try:
-        with ranks.together("reading the DeepSpeed settings"):
-            config = engine_json(recipe, ranks.world, ranks.device.type, ds_config)
-        if ds_config is not None and ranks.first:
-            print(f"--deepspeed_config {ds_config} is used in place of the recipe's engine.config")
-        with ranks.together(f"opening {folder.path}"):
-            lock = folder.lock() if ranks.first else None
-        attempt = ranks.share(f"{time.time_ns():x}")
-        with ranks.together(f"clearing {folder.path}"):  # nobody looks into the folder before it is cleared
-            if fresh and ranks.first:
-                folder.clear()
-            if ranks.first:
-                blackbox.clear(folder.path)
-        with ranks.together(f"opening the black box of {folder.path}"):
-            pulse = watched(folder.path, ranks.rank, ranks.world, attempt)
-        ranks = replace(ranks, pulse=pulse)
-        train(recipe, family_of(recipe), config, ranks, bell)
+        yield
     except RuntimeError as error:
         if not lost_a_rank(error):
             raise
+        bell.leave_start_up()
         raise LostRank("another rank is gone (killed, out of memory, its machine, or the mistake that it "
                        "printed): this one ends, too; the same command goes on from the last checkpoint, or else from "
                        "the start") from None
-    finally:
-        stop_ranks()
-        if lock is not None:
-            lock.close()
 
 
 def _check_what_needs_no_torch(recipe: Recipe, ds_config: str | None) -> None:

@@ -1,52 +1,67 @@
 """Whether a run was asked to leave: by SIGTERM, by SIGUSR1, or because its time is nearly over.
 
 A signal only rings the bell. The trainer looks at it with every step, all ranks agree on the same step, save and leave
-with exit code 75; a second signal rings it again, and nothing more. Before the ranks have found each other there is
-nothing to save and nobody to agree with, and the main thread may hang in a rendezvous that no Python code interrupts:
-there a thread of its own ends the process.
+with exit code 75; a second signal rings it again, and nothing more. Before the first step there is nothing to save: a
+rank that has met no other yet ends at once; after that the ranks leave the start-up together, but where that takes
+long (a tokenizer is learned, a rank is missing in the rendezvous) each ends by itself.
+
+The signals are blocked in the main thread and in all that it starts; a thread of the bell's own takes them. So no
+system call of torch's or of the network's libraries is ever interrupted by one, none is lost or kills the process in
+the interpreter's shutdown, and one that came while Python itself was starting is heard when a launcher had blocked it.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
-import sys
 import threading
 import time
+from typing import Any, Callable
 
 from dstrain.config.errors import Left
 
 LEFT = 75
 """exit code: left on request, the same command goes on (EX_TEMPFAIL of sysexits.h)"""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+START_UP_S = 10.0
+"""so long after the signal the ranks may take to leave their start-up together"""
+STDERR = 2
 
 
 class Bell:
     """Rings once; `reason` says why, for people."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.reason: str | None = None
+        self.last_words: Callable[[str], None] = lambda words: None
+        """told why, when this process ends at once"""
         self._began = time.monotonic()
         self._max_minutes: float | None = None
-        self._alone = False
+        self._patience_s: float | None = None
+        """how long after a signal the process may go on; None: until it leaves by itself"""
 
     def listen(self) -> None:
-        """From now on the signals ring; called in the main thread, before anything takes long."""
-        self._alone = True
-        read, write = os.pipe()
-        os.set_blocking(write, False)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)  # written to at once, whatever the main thread does
-        threading.Thread(target=self._end_if_alone, args=(read,), daemon=True, name="bell").start()
-        for number in SIGNALS:
-            signal.signal(number, lambda number, _: self.ring(signal.Signals(number).name))
+        """From now on the signals ring. Called in the main thread, before numpy or torch start threads of their own."""
+        self._patience_s = 0.0
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        listener = threading.Thread(target=self._listen, daemon=True, name="bell")
+        for number in SIGNALS:  # where a thread that is older than this took it, and for a parent that had it ignored
+            signal.signal(number, lambda number, _: signal.pthread_kill(listener.ident, number))
+        os.register_at_fork(after_in_child=_as_by_default)
+        listener.start()
 
     def limit(self, max_minutes: float | None) -> None:
         """Ring before so many minutes are over, counted from when this bell was made."""
         self._max_minutes = max_minutes
 
-    def joined(self) -> None:
-        """The ranks have found each other: from now on they leave together."""
-        self._alone = False
+    def meets(self) -> None:
+        """From here on the other ranks know of this one."""
+        self._patience_s = START_UP_S
+
+    def trains(self) -> None:
+        """The first step begins: from now on the ranks leave together, and save before."""
+        self._patience_s = None
 
     def ring(self, reason: str) -> None:
         self.reason = self.reason or reason
@@ -57,16 +72,42 @@ class Bell:
             self.ring(f"run.max_minutes={self._max_minutes:g}")
         return self.reason is not None
 
-    def leave_if_rung(self, ranks) -> None:
+    def leave_if_rung(self, ranks: Any) -> None:
         """In the start-up, between its parts: all ranks leave if one was asked to."""
         reason = next((reason for reason in ranks.gather(self.reason) if reason is not None), None)
         if reason is not None:
-            raise Left(f"{reason} came before the first step: nothing was trained that could be saved; "
-                       "the same command goes on")
+            raise Left(_nothing_lost(reason))
 
-    def _end_if_alone(self, read: int) -> None:
-        while byte := os.read(read, 1):
-            if self._alone and byte[0] in SIGNALS:
-                print(f"dstrain: {signal.Signals(byte[0]).name} came before the ranks had found each other: nothing "
-                      "was trained that could be saved; the same command goes on", file=sys.stderr, flush=True)
-                os._exit(LEFT)
+    def leave_start_up(self) -> None:
+        """Another rank is gone: where this one, too, was asked to leave before its first step, that is why."""
+        if self.reason is not None and self._patience_s is not None:
+            raise Left(_nothing_lost(self.reason))
+
+    def _listen(self) -> None:
+        while True:
+            self.ring(signal.Signals(signal.sigwait(SIGNALS)).name)
+            heard = time.monotonic()
+            while (patience_s := self._patience_s) is not None:
+                if time.monotonic() - heard >= patience_s:
+                    self._end()
+                time.sleep(0.05)
+
+    def _end(self) -> None:
+        """At once, whatever the main thread does: it may hang in a rendezvous that no Python code interrupts."""
+        words = _nothing_lost(self.reason)
+        self.last_words(words)
+        if os.environ.get("RANK", "0") == "0" and select.select([], [STDERR], [], 1.0)[1]:
+            os.write(STDERR, f"dstrain: {words}\n".encode())
+        os._exit(LEFT)
+
+
+def _nothing_lost(reason: str) -> str:
+    return (f"{reason} came before the first step: nothing was trained that could be saved; "
+            "the same command goes on")
+
+
+def _as_by_default() -> None:
+    """In a forked child: it is no rank, and whoever ends it by SIGTERM means it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -55,6 +55,7 @@ def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks, bell: Bell
                       progress, ranks, saver, bell)
             say_run(run, first)
             bell.leave_if_rung(ranks)
+            bell.trains()
             loop(run, first, feed)
         finally:
             saver.close()
@@ -87,6 +88,7 @@ def loop(run: Run, first: Any, feed: Iterator[Any]) -> None:
         if gives_up or state.step == recipe.run.steps or state.step % recipe.log.every == 0:
             watch.log()
         if gives_up:
+            run.ranks.pulse.ended("NaN", _too_many_skipped(state))
             raise run.ranks.mistake(_too_many_skipped(state))
         state.owes_validation = state.validates_now(recipe)
         if settle(run, watch, leaves=result.wishes.leave > 0):
