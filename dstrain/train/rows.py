@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Iterator
 
 from dstrain.config.shape import shape_of
+from dstrain.guard.causes import cause_of
 from dstrain.train.run import Run
 
 
@@ -31,6 +32,7 @@ def rows_of_steps(first: Any, feed: Iterator[Any], run: Run) -> Iterator[tuple[A
         try:
             batch, error = next(feed), None
         except Exception as caught:  # agreed on after the step
+            run.ranks.pulse.ended(*cause_of(caught, "data"))
             batch, error = no_rows(run), caught
         yield batch, error
 

@@ -5,9 +5,9 @@
 
 ZeRO 1-3, accumulation 1 and 4, SIGKILL for all ranks or for one of two, dropout on, uneven rows, saves beside the
 training. When one rank is killed, the other must end by itself; only where it still waits for the first in the
-rendezvous does the harness do as every launcher does, and sends it SIGTERM. Compared with the run that was never killed: every line
-of metrics and ledger without its wall-clock fields, and every byte of weights, moments and state in every checkpoint.
-Ends with 1 if anything differs.
+rendezvous does the harness do as every launcher does, and sends it SIGTERM. Compared with the run that was never
+killed: every line of metrics and ledger without its wall-clock fields, and every byte of weights, moments and state in
+every checkpoint. Ends with 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def _unbroken(place: Path, name: str, settings: tuple[str, ...]) -> tuple[float,
     return trains_s, time.monotonic() - job.began - trains_s
 
 
-def _chain(place: Path, name: str, settings: tuple[str, ...], who: str, whole_s: tuple[float, float], chance: random.Random,
-           tally: Tally) -> None:
+def _chain(place: Path, name: str, settings: tuple[str, ...], who: str, whole_s: tuple[float, float],
+           chance: random.Random, tally: Tally) -> None:
     """Killed at a random moment and started again, until it is finished."""
     tally.chains += 1
     for _ in range(MOST_ATTEMPTS):
@@ -124,7 +124,7 @@ def _chain(place: Path, name: str, settings: tuple[str, ...], who: str, whole_s:
 
 
 def _ended_before_its_moment(job: harness.Job, whole_s: tuple[float, float], chance: random.Random) -> bool:
-    """Wait for a random moment: one in four of the whole life, the others after the start-up, which takes half of it."""
+    """Wait for a random moment: one in four of the whole life, the others after the start-up, half of it."""
     start_s, train_s = whole_s
     if chance.random() < 0.25:
         return job.ended_within(chance.uniform(0.0, start_s + train_s))
