@@ -8,6 +8,7 @@ from typing import Any, Callable, ContextManager
 from dstrain.config.errors import UserError
 from dstrain.runtime.generating import all_ranks_generate
 from dstrain.runtime.norms import Measured
+from dstrain.runtime.pace import Pace
 from dstrain.train.evaluate import evaluate
 from dstrain.train.gauges import WAIT_SHARE, Gauges
 from dstrain.train.metrics import Meter
@@ -24,6 +25,7 @@ class Watch:
         self.meter = Meter(run.objective, run.ranks, run.state.tokens)
         self.gauges = Gauges(run)
         self.movement = Movement()
+        self.pace = Pace(run.engine, run.ranks)
         self._measured: Measured | None = None
 
     def measuring(self, step: int) -> ContextManager:
@@ -37,6 +39,8 @@ class Watch:
         """Note a step; only its norms, at their times, are read from the device at once."""
         self.meter.add(batch.number, result, batch.wait_s)
         self.gauges.add(batch)
+        for line in self.pace.stepped(batch.wait_s):
+            self.run.progress.say(line)
         if self._measured is not None and result.applied:
             norms = self._measured.read()
             self.run.sinks.write_scalars(self.movement.scalars(norms), batch.number)
@@ -91,7 +95,7 @@ class Watch:
         if not records:
             return [], {}
         self.run.state.tokens = self.meter.tokens
-        gauges = self.gauges.read(records[-1]["tokens_per_s"], self.meter.window_s)
+        gauges = self.gauges.read(records[-1]["tokens_per_s"], self.meter.window_s) | self.pace.slowest
         self.run.sinks.write_steps(records, ledger, gauges)
         return records, gauges
 
