@@ -7,7 +7,6 @@ import errno
 import io
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Iterator
 
@@ -35,6 +34,8 @@ def trains(ranks: Ranks, recipe: Recipe, ds_config: str, fault: str | None = Non
     def train_step(engine, objective, batches, rows_hash, step, *more, **named):
         if raises is not None and step == at_step:
             raise raises("before the step")
+        if fault == "full" and step == 7:
+            _wait_for_writer()
         steps.append((step, any(thread.name == "saver" for thread in threading.enumerate())))
         return kept["train_step"](engine, objective, batches, rows_hash, step, *more, **named)
 
@@ -95,6 +96,12 @@ def _engine(ranks: Ranks, recipe: Recipe, ds_config: str):
     return Engine(lambda: family.build_trainee(recipe, tokenizer),
                   lambda trainee: lambda name, shape: family.initial_weight(trainee.model, name, shape, 1),
                   recipe, engine_json(recipe, ranks.world, "cpu", ds_config), ranks)
+
+
+def _wait_for_writer() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "saver":
+            thread.join(60)
 
 
 def _broken() -> Iterator:

@@ -10,6 +10,9 @@ from small_run import environment, lay_out
 
 from dstrain.config.load import load_recipe
 from dstrain.doctor.proofs.resume import compare_runs
+from dstrain.runtime.checkpoint.folder import committed
+from dstrain.runtime.checkpoint.manifest import verify
+from dstrain.runtime.dist import free_port
 
 # Dies, as by kill -9, just before call number `at` of a function of the production code.
 KILLER = """
@@ -68,6 +71,39 @@ def test_killed_while_the_side_files_are_cut(straight, at):
     assert killed.returncode == 9, killed.stderr
     assert python(straight, "-m", "dstrain", "train", "small.yaml", name, "checkpoint.keep=99").returncode == 0
     assert_same_run(straight, f"cut{at}")
+
+
+def test_a_rank_killed_in_its_writer_hangs_no_other_rank_and_nothing_committed_is_lost(straight):
+    ends = two_ranks(straight, ["-c", KILLER, "disk", "write_at"], [10**6, 60], "run.dir=writer")
+    assert ends[1].returncode == 9 and ends[0].returncode == 1, ends[0].stderr
+    assert "another rank is gone" in ends[0].stderr and "Traceback" not in ends[0].stderr
+    folder = straight / "writer/small/checkpoints"
+    before = [path.name for path in committed(folder)]
+    assert before in (["step_00000002"], ["step_00000002", "step_00000003"], ["step_00000002", "step_00000003",
+                                                                              "step_00000004"])
+    assert all(verify(folder / name) is None for name in before)
+    again = two_ranks(straight, ["-m", "dstrain", "train", "small.yaml"], [], "run.dir=writer")
+    assert [end.returncode for end in again] == [0, 0], again[0].stderr
+    assert f"goes on from writer/small/checkpoints/{before[-1]}" in again[0].stdout
+    assert verify(folder / "step_00000006") is None and not list(folder.glob(".*"))
+
+
+def two_ranks(place, command: list[str], of_rank: list, *overrides: str) -> list[subprocess.CompletedProcess]:
+    """The same command on two ranks; `of_rank`, where given, is one more argument for each."""
+    port, ends = free_port(), []
+    processes = [subprocess.Popen(
+        [sys.executable, *command, *map(str, of_rank[rank:rank + 1]), *overrides, "checkpoint.keep=99"], cwd=place,
+        env={**environment(), "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) for rank in range(2)]
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=100)
+            ends.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+    finally:
+        for process in processes:
+            process.kill()
+    return ends
 
 
 def assert_same_run(place, folder: str) -> None:

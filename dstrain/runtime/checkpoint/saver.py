@@ -25,6 +25,8 @@ CLOSE_WAITS_S = 60.0
 """for a save that is under way when an error ends the run; then it is discarded"""
 DISCARD_WAITS_S = 3.0
 """for a writer to see that it is not wanted any more"""
+SIGN_EVERY_S = 5.0
+"""while the training waits for a writer that gets on"""
 
 
 class Discarded(Exception):
@@ -42,7 +44,8 @@ class Saver:
         self._last_save_s, self._began = 0.0, 0.0
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._unwanted = False
+        self._unwanted, self._looks = False, 0
+        self._has_saved = folder.is_dir()
         self._lines: list[str] = []
         self._aside, self._buffers = ranks, None
         with ranks.together(f"tidying {folder}"):
@@ -89,7 +92,7 @@ class Saver:
         """Wait for a save that is under way; if it failed on any rank, this fails on all."""
         if self._writer is None:
             return
-        self._writer.join()
+        self._wait_for_writer()
         self._writer = None
         self.news()
         failed = self.ranks.gather(self.failed)
@@ -119,6 +122,9 @@ class Saver:
             self._error = error
 
     def _write(self, snapshot: Snapshot, write_side_files: Callable[[Path], None], is_best: bool) -> None:
+        if self._has_saved and self._aside.first and not self.folder.is_dir():
+            self._lines.append(f"{self.folder} was removed or moved while the run trained: it is made again, and this "
+                               "checkpoint is the first in it")
         saved = write(self.folder, snapshot, write_side_files, self._aside, self._lines.append, self._look_up)
         what = f"tidy {self.folder}"
         with self._aside.together(what), disk.in_words(what, self.folder):
@@ -126,9 +132,19 @@ class Saver:
                 if is_best:
                     point(self.folder, "best", saved.name)
                 prune(self.folder, self.keep, self._lines.append)
-        self._last_save_s = time.monotonic() - self._began
+        self._last_save_s, self._has_saved = time.monotonic() - self._began, True
         self._lines.append(f"saved {saved}")
 
+    def _wait_for_writer(self) -> None:
+        """As long as it gets on, this rank is seen to be alive, too."""
+        seen = self._looks
+        while self._writer.is_alive():
+            self._writer.join(SIGN_EVERY_S)
+            if self._looks != seen:
+                seen = self._looks
+                self.ranks.pulse.enter(self.ranks.pulse.phase, f"waiting for the writer, {seen} parts done")
+
     def _look_up(self) -> None:
+        self._looks += 1
         if self._unwanted:
             raise Discarded()
