@@ -51,7 +51,7 @@ class Ending:
 
 def find_ending(run_folder: Path, beats: Callable[[Record], bool] | None = None) -> Ending | None:
     """Of the newest attempt; None where no black box was kept. `beats`: whether a silent rank's record still moves."""
-    records = read_records(run_folder)
+    records = _all_records(run_folder)
     if not records:
         return None
     newest = max(records, key=lambda record: record.started).attempt
@@ -59,6 +59,16 @@ def find_ending(run_folder: Path, beats: Callable[[Record], bool] | None = None)
     cause, sentence = _why(records, read_alarm(run_folder), beats or _beats_at(run_folder))
     return Ending(cause, max(record.step for record in records), min(record.started for record in records),
                   max(_ended_at(record) for record in records), sentence)
+
+
+def _all_records(run_folder: Path) -> list[Record]:
+    """One may be in the middle of being written: then a moment later it is there."""
+    for _ in range(20):
+        records = read_records(run_folder)
+        if not records or len(records) >= records[0].world:
+            break
+        time.sleep(0.1)
+    return records
 
 
 def note_ending(run_folder: Path) -> None:

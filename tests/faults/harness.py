@@ -7,6 +7,7 @@ instead of eight. Everything else is as a launcher would do it: RANK, WORLD_SIZE
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -106,6 +107,8 @@ def start(place: Path, *overrides: str, world: int = 2) -> Job:
     context.set_forkserver_preload(["dstrain.train.trainer", "dstrain.families", "dstrain.commands.train",
                                     "torch.utils.tensorboard"])
     out = [place / f"rank{rank}.out" for rank in range(world)]
+    for path in out:
+        path.unlink(missing_ok=True)
     port = free_port()
     processes = [context.Process(target=_rank, args=(place, overrides, rank, world, port, out[rank]))
                  for rank in range(world)]
@@ -152,4 +155,7 @@ def _rank(place: Path, overrides: tuple[str, ...], rank: int, world: int, port: 
     torch.set_num_threads(1)
     sys.argv = ["dstrain", "train", "run.yaml", *overrides]
     from dstrain.__main__ import main
-    sys.exit(main(["train", "run.yaml", *overrides]))
+    try:
+        sys.exit(main(["train", "run.yaml", *overrides]))
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing's own end of a process leaves them out
