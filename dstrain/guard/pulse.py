@@ -42,20 +42,26 @@ class Pulse:
         """of the recent ones, waiting for data included"""
         self.own_s = 0.0
         """of the last step: its time without what passed in collectives, where a rank waits for the others"""
+        self.own_running_s = 0.0
+        """the same without what it waited for a core, while other programs had them all"""
+        self.coreless_s: Callable[[], float] = lambda: 0.0
+        """how long this thread has waited for a core so far, where somebody asks"""
         self.phase, self.detail = "start", ""
         self.ending: dict | None = None
         self._signs = 0
         self._recent_s: deque[float] = deque(maxlen=RECENT_STEPS)
         self._known = False
-        self._began: float | None = None
-        self._waited_s, self._waited_before_s, self._wait_began, self._waits = 0.0, 0.0, 0.0, 0
+        self._began: tuple[float, float, float] | None = None
+        self._wait_began = (0.0, 0.0)
+        self._waited_s = self._waited_coreless_s = 0.0
+        self._waits = 0
         self._allowance_s = LONG_S["start"]
 
     def enter(self, phase: str, detail: str = "") -> None:
         """What is being done from now on: start, data, step, validation, saving or leaving; `detail` for people."""
         is_new = phase != self.phase
         if self._began is None and phase in ("data", "step"):
-            self._began, self._waited_before_s = time.perf_counter(), self._waited_s
+            self._began = time.perf_counter(), *self._own_clocks_s()
         self.phase, self.detail = phase, detail
         self._allowance_s = self._allowed(phase, is_new)
         self._sign()
@@ -70,9 +76,10 @@ class Pulse:
         """An optimizer step has ended."""
         self.step = step
         if self._began is not None:
-            took = time.perf_counter() - self._began
-            self.own_s = took - (self._waited_s - self._waited_before_s)
-            self._note(took)
+            began, own_before_s, running_before_s = self._began
+            own_s, running_s = self._own_clocks_s()
+            self.own_s, self.own_running_s = own_s - own_before_s, running_s - running_before_s
+            self._note(time.perf_counter() - began)
             self._began = None
         self.phase, self.detail = "step", "records"
         self._allowance_s = self._allowed("data", False)  # what is written down goes to a disk
@@ -97,12 +104,14 @@ class Pulse:
     def wait(self, where: str) -> None:
         self._waits += 1
         if self._waits == 1:
-            self._wait_began = time.perf_counter()
+            self._wait_began = time.perf_counter(), self.coreless_s()
 
     def waited(self) -> None:
         self._waits -= 1
         if self._waits == 0:
-            self._waited_s += time.perf_counter() - self._wait_began
+            began, coreless_before_s = self._wait_began
+            self._waited_s += time.perf_counter() - began
+            self._waited_coreless_s += self.coreless_s() - coreless_before_s
 
     def _allowed(self, phase: str, is_new: bool) -> tuple[float, float]:
         """After how many seconds without a further sign it is named, and ended."""
@@ -114,6 +123,11 @@ class Pulse:
             return UNKNOWN_S
         named_s = 2 * self.slowest_step_s + PATIENCE_S
         return (named_s, named_s) if phase == "step" else (named_s, max(named_s, WITHOUT_END_S))
+
+    def _own_clocks_s(self) -> tuple[float, float]:
+        """Two clocks that stand still in collectives; the second one while there is no core, too."""
+        own_s = time.perf_counter() - self._waited_s
+        return own_s, own_s - (self.coreless_s() - self._waited_coreless_s)
 
     def _note(self, took_s: float) -> None:
         self._recent_s.append(took_s)

@@ -34,10 +34,10 @@ class _Noted(Pace):
 
     def stepped(self, data_wait_s: float) -> list[str]:
         news = super().stepped(data_wait_s)
-        self.own.append(self.ranks.pulse.own_s)
+        self.own.append((self.ranks.pulse.own_s, self.ranks.pulse.own_running_s))
         self.named += [(len(self.own), line) for line in news]
         if self.slow_from is not None and len(self.own) == self.slow_from - 1 and self.ranks.rank == SLOW_RANK:
-            a_pass_s = statistics.median(self.own[-20:]) * len(self.own) / self._passes
+            a_pass_s = statistics.median(running_s for _, running_s in self.own[-20:]) * len(self.own) / self._passes
             self._sleep_s = (self.factor - 1) * a_pass_s
         return news
 
