@@ -44,6 +44,7 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
     with _lost_ranks_named(lost_a_rank, bell):
         try:
             ranks = start_ranks()
+            bell.joined()
             bell.leave_if_rung(ranks)
             with ranks.together("reading the DeepSpeed settings"):
                 config = engine_json(recipe, ranks.world, ranks.device.type, ds_config)

@@ -24,8 +24,8 @@ from dstrain.config.errors import Left
 LEFT = 75
 """exit code: left on request, the same command goes on (EX_TEMPFAIL of sysexits.h)"""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-START_UP_S = 10.0
-"""so long after the signal the ranks may take to leave their start-up together"""
+MEETING_S, START_UP_S = 2.0, 10.0
+"""so long after the signal the ranks may take to meet, and then to leave their start-up together"""
 STDERR = 2
 
 
@@ -56,7 +56,11 @@ class Bell:
         self._max_minutes = max_minutes
 
     def meets(self) -> None:
-        """From here on the other ranks know of this one."""
+        """From here on other ranks may know of this one; those that were asked before they came this far never come."""
+        self._patience_s = MEETING_S
+
+    def joined(self) -> None:
+        """All ranks are there."""
         self._patience_s = START_UP_S
 
     def trains(self) -> None:

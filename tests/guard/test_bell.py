@@ -63,12 +63,17 @@ def test_only_the_first_rank_says_so():
 
 
 def test_ranks_that_have_met_leave_the_start_up_together_or_each_by_itself_after_a_while():
-    start_up = LISTENS + "bell.meets(); tell(); print(rung(bell), flush=True)\n"
+    start_up = LISTENS + "bell.meets(); bell.joined(); tell(); print(rung(bell), flush=True)\n"
     code, said, _, _ = ended(start_up + "try: bell.leave_if_rung(Ranks())\nexcept Left as left: print(left)")
     assert code == 0 and "SIGTERM came before the first step" in said
-    code, said, words, took_s = ended("module.START_UP_S = 0.5\nbell.last_words = lambda words: print('last', words)\n"
-                                      + start_up + "time.sleep(30)")
-    assert code == LEFT and "SIGTERM" in words and 0.5 <= took_s < 5
+    code, said, words, took_s = ended("module.START_UP_S = 0.5\nbell.last_words = lambda words: print('last', words, flush=True)\n"
+                                      + start_up + "sys.stdout.flush(); time.sleep(30)")
+    assert code == LEFT and "SIGTERM" in words and "last SIGTERM" in said and 0.5 <= took_s < 5
+
+
+def test_a_rank_that_waits_for_one_that_never_comes_ends_by_itself():
+    code, _, said, took_s = ended(LISTENS + "bell.meets(); tell(); time.sleep(30)")
+    assert code == LEFT and "SIGTERM" in said and 2 <= took_s < 6
 
 
 def test_a_rank_lost_in_the_start_up_is_no_fault_after_a_signal_and_one_in_training_is():
