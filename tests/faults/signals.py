@@ -94,7 +94,7 @@ def run_requests(requests: int, seed: int, cases: list[tuple], say=print) -> dic
 
 
 def same_end(place: Path, straight: str, other: str) -> tuple[list[str], int]:
-    """(what differs, how much was compared): records and the last checkpoint; those saved on leaving come in addition."""
+    """(what differs, how much was compared); checkpoints that were saved on leaving come in addition."""
     a, b = RunFolder(place / straight / "run"), RunFolder(place / other / "run")
     found, compared = harness.differences(place, straight, other)
     for pointer in ("latest", "best"):
@@ -155,7 +155,7 @@ def _checked_step(folder: RunFolder, words: str, before: int, tally: Tally, name
 
 
 def _moment_comes(job: harness.Job, whole_s: tuple[float, float], rank: int, chance: random.Random) -> bool:
-    """Wait for it: anywhere in the start-up, in the training, or inside a phase that is short. False: it was too late."""
+    """Wait for it: anywhere in the start-up or the training, or inside a short phase. False: it was too late."""
     start_s, train_s = whole_s
     where = chance.random()
     if where < 0.25:

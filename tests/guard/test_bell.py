@@ -66,8 +66,8 @@ def test_ranks_that_have_met_leave_the_start_up_together_or_each_by_itself_after
     start_up = LISTENS + "bell.meets(); bell.joined(); tell(); print(rung(bell), flush=True)\n"
     code, said, _, _ = ended(start_up + "try: bell.leave_if_rung(Ranks())\nexcept Left as left: print(left)")
     assert code == 0 and "SIGTERM came before the first step" in said
-    code, said, words, took_s = ended("module.START_UP_S = 0.5\nbell.last_words = lambda words: print('last', words, flush=True)\n"
-                                      + start_up + "sys.stdout.flush(); time.sleep(30)")
+    last_words = "bell.last_words = lambda words: print('last', words, flush=True)\n"
+    code, said, words, took_s = ended("module.START_UP_S = 0.5\n" + last_words + start_up + "sys.stdout.flush(); time.sleep(30)")
     assert code == LEFT and "SIGTERM" in words and "last SIGTERM" in said and 0.5 <= took_s < 5
 
 
