@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dstrain import __version__
 from dstrain.config.errors import Left, LostRank, SaidElsewhere, Trouble, TroubleElsewhere, UserError
+from dstrain.config.os_errors import FULL, in_one_line
 from dstrain.guard.bell import LEFT, Bell
 
 
@@ -48,10 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (*FULL, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE):
             raise
-        print(f"dstrain: {error.filename or 'writing'}: {error.strerror}; "
-              "the same command goes on from the last checkpoint, or else from the start", file=sys.stderr)
+        print(f"dstrain: {in_one_line(error, 'go on')}", file=sys.stderr)
         return 1
 
 

@@ -12,6 +12,7 @@ from typing import Callable, Iterator
 from dstrain.config.engine_json import engine_json
 from dstrain.config.errors import LostRank, SaidElsewhere, UserError
 from dstrain.config.load import load_recipe
+from dstrain.config.os_errors import in_words
 from dstrain.config.schema import Recipe
 from dstrain.data.preparing.prepared import as_prepared, sources_of
 from dstrain.data.reading.sources import Corpus
@@ -52,8 +53,11 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
                 print(f"--deepspeed_config {ds_config} is used in place of the recipe's engine.config")
             with ranks.together(f"opening {folder.path}"):
                 lock = folder.lock() if ranks.first else None
+            if lock is not None and lock.warning is not None:
+                print(f"dstrain: {lock.warning}", file=sys.stderr)
             attempt = ranks.share(f"{time.time_ns():x}")
-            with ranks.together(f"clearing {folder.path}"):  # nobody looks into the folder before it is cleared
+            # Nobody looks into the folder before it is cleared.
+            with ranks.together(f"clearing {folder.path}"), in_words("clear", folder.path):
                 if fresh and ranks.first:
                     folder.clear()
                 if ranks.first:

@@ -106,7 +106,7 @@ class Ranks:
 
 def _kind(error: Exception) -> type[Exception]:
     """As what the other ranks raise it: what one rank says in a line is not said again."""
-    return (SaidElsewhere if isinstance(error, UserError) else TroubleElsewhere if isinstance(error, Trouble)
+    return (SaidElsewhere if isinstance(error, UserError) else TroubleElsewhere if isinstance(error, (Trouble, OSError))
             else RuntimeError)
 
 

@@ -18,7 +18,7 @@ from dstrain.config.shape import shape_of
 from dstrain.runtime.dist import Ranks
 from dstrain.train.progress import duration
 from dstrain.train.run import Run
-from dstrain.train.run_folder import RunFolder, write_json
+from dstrain.train.run_folder import RunFolder, replace, write_json
 from dstrain.train.state import recipe_text
 
 PACKAGES = ("torch", "deepspeed", "tiktoken", "datasets", "numpy", "tensorboard")
@@ -77,7 +77,7 @@ def expected_seconds(flops: float, dtype: torch.dtype, ranks: Ranks) -> float:
 
 def freeze(folder: RunFolder, recipe: Recipe, config: dict, ranks: Ranks) -> None:
     """recipe.yaml, ds_config.json, environment.json: what ran, resolved."""
-    folder.recipe.write_text(recipe_text(recipe))
+    replace(folder.recipe, recipe_text(recipe))
     write_json(folder.ds_config, config)
     write_json(folder.environment, {
         "dstrain": __version__, "python": sys.version.split()[0], "platform": platform.platform(),

@@ -25,6 +25,15 @@ class Appended:
         with self._named():
             os.fsync(self._file.fileno())
 
+    def is_gone(self) -> bool:
+        """Whether its path leads no longer here: what is appended would be found by nobody."""
+        here = os.fstat(self._file.fileno())
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            return True
+        return (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
+
     def close(self) -> None:
         self._file.close()
 

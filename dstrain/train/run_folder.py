@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-import socket
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from dstrain.config.errors import UserError
+from dstrain.config.errors import Trouble, UserError
+from dstrain.config.os_errors import in_words
 from dstrain.config.schema import Recipe
+from dstrain.train import folder_lock
+from dstrain.train.folder_lock import LOCK_NAME, FolderLock
 
 
 class RunFolder:
@@ -38,44 +39,28 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what dstrain wrote, and nothing else."""
-        for path in (self.checkpoints, self.tensorboard, self.tokenizer):
-            if path.exists():
-                shutil.rmtree(path)
-        for path in (self.metrics, self.ledger, self.recipe, self.ds_config, self.environment):
-            path.unlink(missing_ok=True)
+        with in_words("clear the run folder", self.path):
+            for path in (self.checkpoints, self.tensorboard, self.tokenizer):
+                if path.exists():
+                    shutil.rmtree(path)
+            for path in (self.metrics, self.ledger, self.recipe, self.ds_config, self.environment):
+                path.unlink(missing_ok=True)
 
     def make(self) -> None:
-        try:
+        with in_words("use the run folder", self.path, "run.dir=..."):
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"run folder {self.path}: {error.strerror}; "
-                            "choose another place with run.dir=...") from None
 
-    def lock(self) -> IO:
-        """Keep other trainings out of this folder until the file that is returned is closed, or this process ends."""
+    def lock(self) -> FolderLock:
+        """Keep other trainings out of this folder until what is returned is closed, or this process ends."""
         self.make()
-        try:
-            file = open(self.path / ".lock", "a+")
-        except OSError as error:
-            raise UserError(f"run folder {self.path}: {error.strerror}; "
-                            "choose another place with run.dir=...") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise UserError(f"{self.path} is being trained by {file.read().strip() or 'another process'}: "
-                            "wait for it, stop it, or choose another run.name") from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        return file
+        with in_words("use the run folder", self.path, "run.dir=..."):
+            return FolderLock(self.path)
 
     def cut_to(self, step: int) -> int:
         """Drop what was recorded after `step`: the run goes on from there. Says how many steps that were."""
         dropped = 0
-        if step == 0:
-            shutil.rmtree(self.tensorboard, ignore_errors=True)
+        if step == 0 and self.tensorboard.exists():
+            shutil.rmtree(self.tensorboard)
         for path in (self.metrics, self.ledger):
             if path.is_file():
                 lines = read_lines(path)
@@ -83,6 +68,37 @@ class RunFolder:
                 _keep_lines(path, kept)
                 dropped = max(dropped, len({line["step"] for line in lines} - {line["step"] for line in kept}))
         return dropped
+
+
+class Footing:
+    """The folder that a run began in, and whether its path still leads there.
+
+    A folder that is removed, moved or unmounted while a run writes to it takes open files with it without a word, and a
+    save would begin a fresh folder in its place.
+    """
+
+    def __init__(self, folder: RunFolder):
+        self._folder = folder
+        self._place, self._holder = self._look()
+
+    def check(self) -> None:
+        path, again = self._folder.path, ("nothing more is written. Where it comes back, the same command goes on from "
+                                          "its last checkpoint; where it is gone for good, from the start")
+        try:
+            place, holder = self._look()
+        except OSError as error:
+            raise Trouble(f"run folder {path} was removed, moved or unmounted while it was trained "
+                          f"({error.strerror}): {again}") from error
+        if place != self._place:
+            raise Trouble(f"another folder has taken the place of run folder {path} while it was trained: {again}")
+        if holder and holder != self._holder:
+            by = folder_lock.in_words(folder_lock.holder(path))
+            raise Trouble(f"{path} is being trained by {by} by now: this run leaves the folder to it")
+
+    def _look(self) -> tuple[tuple[int, int], bytes]:
+        """Which folder it is, and who says to train in it."""
+        there, lock = os.stat(self._folder.path), self._folder.path / LOCK_NAME
+        return (there.st_dev, there.st_ino), lock.read_bytes() if lock.is_file() else b""
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -100,11 +116,19 @@ def read_lines(path: Path) -> list[dict]:
     return objects
 
 
+def replace(path: Path, text: str) -> None:
+    """A small file's new contents, in one step: killed, or on a full disk, what was there stays."""
+    beside = path.with_name(f".{path.name}")
+    with open(beside, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")
+    replace(path, json.dumps(value, indent=1) + "\n")
 
 
 def _keep_lines(path: Path, objects: list[dict]) -> None:
-    new = path.with_name(path.name + ".cut")
-    new.write_text("".join(json.dumps(line) + "\n" for line in objects))
-    os.replace(new, path)
+    replace(path, "".join(json.dumps(line) + "\n" for line in objects))

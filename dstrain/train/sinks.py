@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import math
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
-from dstrain.config.errors import Trouble
+from dstrain.config.errors import Trouble, UserError
+from dstrain.config.os_errors import in_one_line
 from dstrain.train.appended import Appended
-from dstrain.train.run_folder import RunFolder
+from dstrain.train.run_folder import Footing, RunFolder
+
+if TYPE_CHECKING:
+    from dstrain.train.event_file import EventFile
 
 
 def _first_error_is_kept(write: Callable[..., None]) -> Callable[..., None]:
@@ -19,11 +23,14 @@ def _first_error_is_kept(write: Callable[..., None]) -> Callable[..., None]:
         if self.error is not None:
             return
         try:
+            self._footing.check()
+            self._open_again_what_was_removed()
             write(self, *arguments, **named)
             self._board.write_out()
+        except Trouble as trouble:
+            self.error = trouble
         except OSError as error:
-            self.error = Trouble(f"{error.filename} cannot be written: {error.strerror}; make room, or wait for the "
-                                 "disk: the same command then goes on from the last committed checkpoint")
+            self.error = in_one_line(error, "write", error.filename or "the run's records")
     return guarded
 
 
@@ -31,15 +38,20 @@ class Sinks:
     """Open files of a run, from step `start` on.
 
     A file that cannot be written is no reason to leave the other ranks alone in the middle of a step: the first error
-    is kept in `error`, nothing more is written, and the trainer lets all ranks end together after the step.
+    is kept in `error`, nothing more is written, and the trainer lets all ranks end together after the step. So it is
+    where the run folder itself is gone. A file of it that was removed, or replaced by an editor, is opened again.
     """
 
-    def __init__(self, folder: RunFolder, start: int):
-        from dstrain.train.event_file import EventFile  # slow to import, and only the first rank needs it
-        self.error: Trouble | None = None
+    def __init__(self, folder: RunFolder, start: int, say: Callable[[str], None]):
+        self.error: Trouble | UserError | None = None
+        self._folder, self._step, self._say = folder, start, say
+        self._footing = Footing(folder)
         self._metrics, self._ledger = Appended(folder.metrics), Appended(folder.ledger)
-        self._board = EventFile(folder.tensorboard, start)
-        self._files = (self._metrics, self._ledger, self._board)
+        self._board = self._new_board()
+
+    @property
+    def _files(self) -> tuple[Appended, Appended, EventFile]:
+        return self._metrics, self._ledger, self._board
 
     @_first_error_is_kept
     def write_steps(self, records: list[dict], ledger: list[dict], extra: dict[str, float]) -> None:
@@ -76,8 +88,27 @@ class Sinks:
         for file in self._files:
             file.close()
 
+    def _new_board(self) -> EventFile:
+        from dstrain.train.event_file import EventFile  # slow to import, and only the first rank needs it
+        return EventFile(self._folder.tensorboard, self._step)
+
+    def _open_again_what_was_removed(self) -> None:
+        for file in self._files:
+            if not file.is_gone():
+                continue
+            self._say(f"{file.path} was removed, moved or replaced while the run wrote to it: what comes from here on "
+                      "is written to a new one, or to what stands there now")
+            file.close()
+            if file is self._metrics:
+                self._metrics = Appended(file.path)
+            elif file is self._ledger:
+                self._ledger = Appended(file.path)
+            else:
+                self._board = self._new_board()
+
     def _show(self, record: dict) -> None:
         step = record["step"]
+        self._step = max(self._step, step)
         for tag, key in (("train/loss", "loss"), ("train/lr", "lr"), ("train/grad_norm", "grad_norm"),
                          ("perf/tokens_per_s", "tokens_per_s"), ("data/wait", "data_wait"),
                          ("train/loss_scale", "loss_scale"), ("train/lr_muon", "lr_muon")):

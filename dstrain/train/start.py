@@ -9,6 +9,7 @@ import torch
 
 from dstrain.config.errors import UserError
 from dstrain.config.load import load_saved_recipe
+from dstrain.config.os_errors import in_words
 from dstrain.config.schema import Recipe
 from dstrain.runtime.checkpoint.folder import bring_back, committed, go_on_from, newest_good
 from dstrain.runtime.checkpoint.loading import Loaded, load
@@ -124,14 +125,11 @@ def open_folder(folder: RunFolder, recipe: Recipe, config: dict, loaded: Loaded 
     sinks: Sinks | NoSinks = NoSinks()
     with ranks.together(f"preparing {folder.path}"):
         if ranks.first:
-            try:
-                folder.make()
+            folder.make()
+            with in_words("use the run folder", folder.path, "run.dir=..."):
                 announce.freeze(folder, recipe, config, ranks)
                 dropped = folder.cut_to(start)
-                sinks = Sinks(folder, start)
-            except OSError as error:
-                raise UserError(f"run folder {folder.path}: {error.strerror}; make room or choose another place with "
-                                "run.dir=...") from error
+                sinks = Sinks(folder, start, progress.say)
             if dropped:
                 progress.say(f"{dropped} recorded steps after step {start} are dropped: no checkpoint holds them")
     return sinks
@@ -148,7 +146,9 @@ def set_back_to(loaded: Loaded | None, progress: Progress, ranks: Ranks) -> None
 def _keep(tokenizer: Any, folder: RunFolder) -> None:
     making = folder.path / ".making_tokenizer"
     folder.make()
-    for old in (making, folder.tokenizer):
-        shutil.rmtree(old, ignore_errors=True)
-    tokenizer.save(making)
-    making.rename(folder.tokenizer)
+    with in_words("keep the tokenizer in", folder.path, "run.dir=..."):
+        for old in (making, folder.tokenizer):
+            if old.exists():
+                shutil.rmtree(old)
+        tokenizer.save(making)
+        making.rename(folder.tokenizer)

@@ -6,13 +6,13 @@ They are always called as `disk.name(...)`: a fault put in place of one of them 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 from pathlib import Path
 from typing import Iterator
 
 from dstrain.config.errors import Trouble
+from dstrain.config.os_errors import FULL, remedy
 
 WRITE_AT_ONCE_BYTES = 64 * 2**20
 
@@ -116,10 +116,8 @@ def in_words(what: str, folder: Path, needed_bytes: int | None = None) -> Iterat
         yield
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise Trouble(f"cannot {what}: {error.strerror or error}{where}{_room(folder, needed_bytes) if full else ''}; "
-                      f"{'make room' if full else 'see to the disk'}, then the same command goes on from the last "
-                      "committed checkpoint") from error
+        room = _room(folder, needed_bytes) if error.errno in FULL else ""
+        raise Trouble(f"cannot {what}: {error.strerror or error}{where}{room}; {remedy(error)}") from error
 
 
 def need(needed_bytes: int, folder: Path, what: str) -> None:

@@ -5,7 +5,9 @@ It needs nothing of the engine but a snapshot, so it may run beside the training
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Callable, Iterable, Iterator
 
@@ -62,6 +64,9 @@ def _write(making: Path, final: Path, snapshot: Snapshot, write_side_files: Call
 
 def _begin(making: Path, final: Path, needs: int, snapshot: Snapshot, write_side_files: Callable[[Path], None],
            say: Callable[[str], None]) -> None:
+    run_folder = final.parent.parent
+    if not run_folder.is_dir():  # else a fresh one would take the place of one that was moved for a moment
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run_folder))
     disk.make_folder(final.parent)
     bring_back(final.parent, say)
     disk.need(needs, final.parent, f"save {final}")
