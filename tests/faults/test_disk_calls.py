@@ -1,4 +1,4 @@
-"""A short set of the broken saves of file_operations.py; the whole set is its command."""
+"""A short set of the broken saves of disk_calls.py; the whole set is its command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 @pytest.mark.slow
 def test_after_broken_saves_the_newest_committed_checkpoint_is_loaded():
     """In a process of its own: it forks an engine that no other test may share."""
-    script = "import test_file_operations as here; here.short_set()"
+    script = "import test_disk_calls as here; here.short_set()"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=Path(__file__).parent, text=True,
                           capture_output=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -24,7 +24,7 @@ SHORT_SET = (("write_at", 1, "half written"), ("write_file", 3, "no space"), ("s
 
 
 def short_set() -> None:
-    from file_operations import Case
+    from disk_calls import Case
     from one_engine import Trained
     case = Case(Trained(), background=True)
     for operation, at, kind in SHORT_SET:
