@@ -1,8 +1,7 @@
-"""An engine of one rank in this process, and forked children in which a save goes wrong: the parent stays whole."""
+"""An engine of one rank in this process, and forked children in which a load goes wrong: the parent stays whole."""
 
 from __future__ import annotations
 
-import errno
 import os
 import pickle
 import sys
@@ -25,13 +24,13 @@ from dstrain.config.load import load_recipe  # noqa: E402
 from dstrain.config.schema import Recipe, Source  # noqa: E402
 from dstrain.data.tokenizers.tokenizer import load_tokenizer  # noqa: E402
 from dstrain.families import family_of  # noqa: E402
+from dstrain.runtime.checkpoint.saver import Saver  # noqa: E402
 from dstrain.runtime.dist import Ranks, start_ranks  # noqa: E402
 from dstrain.runtime.engine import Engine  # noqa: E402
+from dstrain.train.state import RunState, write_side_files  # noqa: E402
 from dstrain.train.step import train_step  # noqa: E402
 
 HANGS_AFTER_S = 60
-FAULTS = {"no space": errno.ENOSPC, "I/O error": errno.EIO}
-KILLED = 9
 
 
 class Trained:
@@ -64,6 +63,16 @@ class Trained:
                     self.step = batch.number
                 if self.step == last:
                     return
+
+    def save(self, folder: Path) -> None:
+        """Commit a checkpoint of this moment in folder/, as the trainer does."""
+        saver = Saver(folder, self.engine, self.ranks, 99, True, {}, lambda line: None)
+        try:
+            saver.save(RunState(step=self.step).to_json(),
+                       lambda where: write_side_files(where, self.recipe, self.tokenizer), is_best=False)
+            saver.finish()
+        finally:
+            saver.close()
 
     def weights(self) -> bytes:
         """Of this moment: every fp32 master and moment, in order."""
