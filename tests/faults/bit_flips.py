@@ -3,9 +3,9 @@
     python tests/faults/bit_flips.py                   # 1,000 flips, and 200 in what DeepSpeed saves of the same engine
     python tests/faults/bit_flips.py --flips 50 --seed 3
 
-Half of the flips fall anywhere in the checkpoint's bytes, which is nearly always in a tensor; the other half in a
-file chosen first, so that manifest, its guard, state, recipe and tokenizer get theirs. A flip is noticed if the checkpoint is
-passed over, with a line that says why, before any tensor file is opened. Ends with 1 if one is not.
+Half of the flips fall anywhere in the checkpoint's bytes, which is nearly always in a tensor; the other half in a file
+chosen first, so that manifest, its guard, state, recipe and tokenizer get theirs. A flip is noticed if the checkpoint
+is passed over, with a line that says why, before any tensor file is opened. Ends with 1 if one is not.
 """
 
 from __future__ import annotations
