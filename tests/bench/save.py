@@ -84,14 +84,16 @@ def gather_table(by_stage: dict[int, list[list[dict]]]) -> list[str]:
 
 
 def load_table(seen: list[dict], bytes_per_s: float) -> list[str]:
-    lines = ["", "| page cache | verify | build | restore | compare | in all | verification's share |",
+    lines = ["", "| page cache | verify | build | restore | compare | in all | verification's share: time, CPU time |",
              "|---|---|---|---|---|---|---|"]
     for cache in ("cold", "warm"):
         cases = [case for case in seen if case["cache"] == cache]
         share = Spread.of(100 * case["verify_s"] / case["total_s"] for case in cases)
+        share_of_cpu = statistics.median(100 * case["share_of_cpu"] for case in cases)
         parts = " | ".join(_ms(case[part] for case in cases)
                            for part in ("verify_s", "build_s", "restore_s", "compare_s", "total_s"))
-        lines.append(f"| {cache} | {parts} | {share.median:.1f} % ({share.low:.1f} to {share.high:.1f}) |")
+        lines.append(f"| {cache} | {parts} | {share.median:.1f} % ({share.low:.1f} to {share.high:.1f}), "
+                     f"{share_of_cpu:.1f} % |")
     return [*lines, f"{seen[0]['bytes'] / MIB:,.0f} MiB; one thread hashes {bytes_per_s / MIB:,.0f} MiB/s"]
 
 

@@ -37,6 +37,8 @@ def stalls(ranks: Ranks, preset: str, rows: int, length: int, rounds: int, folde
     recipe = bench_recipe(preset, rows, max(1, rows // ranks.world // 2), length)
     loop = DstrainLoop(recipe, "zero1_fp32", VOCAB, ranks)
     batches = packed_step(shape_of(recipe, ranks.world), rows // ranks.world, length, VOCAB, seed=ranks.rank)
+    if ranks.first:
+        folder.mkdir()
     savers = {"beside": Saver(folder / "beside", loop.engine, ranks, 1, True, {}, lambda line: None),
               "waiting": Saver(folder / "waiting", loop.engine, ranks, 1, False, {}, lambda line: None)}
     number, seen = 0, []
@@ -96,7 +98,7 @@ def gathers(ranks: Ranks, preset: str, stage: int, rounds: int, folder: Path) ->
         for name in sorted(ways, reverse=bool(number % 2)):
             if ranks.first:
                 shutil.rmtree(folder, ignore_errors=True)
-                disk.make_folder(folder)
+                folder.mkdir()
                 for file, shapes in files.items():
                     create(folder / file, shapes)
             ranks.gather(None)
@@ -119,9 +121,10 @@ def loads(ranks: Ranks, preset: str, rounds: int, folder: Path) -> list[dict]:
             if cache == "cold":
                 _forget(saved)
             ranks.gather(None)
-            times = [time.perf_counter()]
+            times, cpu_s = [time.perf_counter()], [time.process_time()]
             assert newest_good(folder, ranks, print) == saved
             times.append(time.perf_counter())
+            cpu_s.append(time.process_time())
             loaded = load(saved)
             engine = _engine(ranks, preset, 1, lambda trainee: loaded.weight_of)
             times.append(time.perf_counter())
@@ -130,10 +133,12 @@ def loads(ranks: Ranks, preset: str, rounds: int, folder: Path) -> list[dict]:
             check_restored(loaded, engine, bench_recipe(preset, 8, 4, 256))
             ranks.gather(None)
             times.append(time.perf_counter())
+            cpu_s.append(time.process_time())
             engine.close()
             del engine, loaded
             parts = ("verify_s", "build_s", "restore_s", "compare_s")
-            seen.append({"cache": cache, "round": number, "total_s": times[-1] - times[0]}
+            seen.append({"cache": cache, "round": number, "total_s": times[-1] - times[0],
+                         "share_of_cpu": (cpu_s[1] - cpu_s[0]) / (cpu_s[2] - cpu_s[0])}
                         | {part: after - before for part, before, after in zip(parts, times, times[1:])})
     size = sum(path.stat().st_size for path in saved.iterdir())
     return [{**case, "bytes": size} for case in seen if case["round"] > 0]
