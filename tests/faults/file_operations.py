@@ -1,6 +1,6 @@
 """Break every file operation of a save in turn: what is loaded afterwards is always the newest committed checkpoint.
 
-    python tests/faults/file_operations.py                      # every call of every operation, about 30 minutes
+    python tests/faults/file_operations.py                      # every call of every operation, about 15 minutes
     python tests/faults/file_operations.py --calls 3 --seed 7   # three random calls of each kind with each fault
 
 A real training of one rank commits checkpoints at steps 2 and 4, with dstrain and, of the same engine at the same
@@ -17,6 +17,7 @@ trainer itself, to the run's end, and are compared with the run that nothing bef
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -32,7 +33,7 @@ from typing import Any, Callable, Iterator, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from broken_disk import (  # noqa: E402  (the folder of this file is not that of a package)
-    CUTS, END, FAULTS, OF_KIND, Done, arm, cut_power, disarm, in_fork, read_journal, with_broken_disk)
+    CUTS, END, OF_KIND, Done, Forked, arm, cut_power, disarm, in_fork, read_journal, with_broken_disk)
 
 RECIPE = """# saves at steps 2, 4 and 6; the last is the best and lets the first be pruned
 family: lm
@@ -103,14 +104,17 @@ def run(place: Path, plan: Plan, say: Callable[[str], None]) -> list[Trial]:
     keeps_all = replace(recipe, checkpoint=replace(recipe.checkpoint, keep=99))
     told = in_fork(lambda: train(keeps_all, family_of(recipe), config, ranks) and None, place, 300.0)
     assert told.how == "well", told
+    shutil.rmtree(place / "straight/run/checkpoints/step_00000002")  # which the runs that are compared have pruned
     inner, moments = Saver.save, []
 
     def save(saver: Any, state: dict, write_side_files: Callable, is_best: bool) -> None:
         saver.finish()
-        moment = Moment(place, saver, state, write_side_files, is_best, recipe, config, ranks)
+        moment = Moment(place, saver, state, write_side_files, is_best, recipe, config, ranks,
+                        moments[-1] if moments else None)
         moments.append(moment)
         if state["step"] == 6:
             from deepspeed_saves import DeepSpeedMoment
+            Saver.save = inner  # the clones save as production does
             deepspeed = DeepSpeedMoment(place, saver.engine, moments)
             for way in plan.ways:
                 trials.extend(sweep(deepspeed if way in DEEPSPEED_WAYS else moment, way, plan, say))
@@ -131,7 +135,6 @@ def run(place: Path, plan: Plan, say: Callable[[str], None]) -> list[Trial]:
 def sweep(moment: Any, way: str, plan: Plan, say: Callable[[str], None]) -> Iterator[Trial]:
     """Every kind of operation, every call of it, every fault."""
     calls = Counter(one.kind for one in moment.dry_run(way))
-    calls.update(moment.reads(way))
     chance, began = random.Random(f"{plan.seed} {way}"), time.monotonic()
     say(f"{way}: a save is " + ", ".join(f"{calls[kind]} {kind}" for kind in OF_KIND if calls[kind]))
     for kind, faults in OF_KIND.items():
@@ -151,147 +154,250 @@ class Moment:
     """The training at a save, and what dstrain makes of it."""
 
     def __init__(self, place: Path, saver: Any, state: dict, write_side_files: Callable, is_best: bool, recipe: Any,
-                 config: dict, ranks: Any):
+                 config: dict, ranks: Any, before: Moment | None):
         self.place, self.saver, self.state, self.recipe, self.config = place, saver, dict(state), recipe, config
-        self.write_side_files, self.is_best, self.ranks = write_side_files, is_best, ranks
-        self.number = 0
-        self.tensors = tensors_of(saver.engine)
+        self.write_side_files, self.is_best, self.ranks, self.before = write_side_files, is_best, ranks, before
+        self.tensors = tensors_of(saver.engine, self.state)
+        from deepspeed_saves import digest_of
+        self.digest = digest_of(saver.engine)
+        """of what DeepSpeed's own checkpoint must bring back"""
+        self.trials = 0
 
     def dry_run(self, way: str) -> list[Done]:
         trial = self.trial(way, "mkdir", 0, "none", False)
         assert trial.outcome == RIGHT and trial.published, trial
         return read_journal(self.work / "journal")
 
-    def reads(self, way: str) -> dict[str, int]:
-        """Opening and reading is not in the journal, for it changes nothing: found by asking for calls to break."""
-        return {kind: last_call(lambda number, kind=kind: self.trial(way, kind, number, "none", False).path != "")
-                for kind in ("open", "read")}
-
     def trial(self, way: str, kind: str, number: int, fault: str, to_the_end: bool) -> Trial:
         """Break it, look what is there, load it, save again."""
-        self.number += 1
-        self.work = work = self.place / f"trial{self.number % 2}"
+        self.trials += 1
+        self.work = work = self.place / f"trial{self.trials % 2}"
         shutil.rmtree(work, ignore_errors=True)
         shutil.copytree(self.place / "base", work / "dir")
-        final = work / "dir/run/checkpoints" / ("step_00000004" if way == WAYS[2] else "step_00000006")
+        final = work / "dir/run/checkpoints" / f"step_{self._step(way):08d}"
         saved = in_fork(lambda: self._save(way, kind, number, fault), work, HANGS_AFTER_S)
         journal = read_journal(work / "journal")
-        broken = next((one.path for one in journal if one.what == "broken"), "")
         if fault in CUTS:
             cut_power(journal, names_too=fault == CUTS[1])
+        broken = next((one.path for one in journal if one.what == "broken"), "")
         published = is_published(journal, str(final), fault == CUTS[1])
-        words = "" if saved.result is None else saved.result["error"]
-        trial = Trial(way, kind, number, fault, RIGHT, broken.removeprefix(f"{work}/dir/run/"), published, words)
-        wrong = self._wrong_in_save(saved, trial, final)
+        trial = Trial(way, kind, number, fault, RIGHT, broken.removeprefix(f"{work}/dir/run/"), published,
+                      saved.result["error"] if saved.result else "")
+        if to_the_end:
+            shutil.copytree(work / "dir", work / "onward")
+        wrong = self._wrong_in_save(saved, trial)
         if wrong is None:
-            expected = (4, "new") if way == WAYS[2] and published else (6, "new") if published else (4, "old")
-            loaded = in_fork(lambda: self._load(way, *expected), work, HANGS_AFTER_S)
-            wrong = loaded.result if loaded.how == "well" else f"loading {loaded.how}: {loaded.printed[-500:]}"
+            loaded = in_fork(lambda: self._load(way, published), work, HANGS_AFTER_S)
+            wrong = loaded.result if loaded.how == "well" else f"loading: {loaded.how}: {loaded.printed[-500:]}"
         if wrong is None and to_the_end and way != WAYS[2]:
             wrong = self._trains_to_the_end()
         return trial if wrong is None else trial._replace(outcome=wrong)
 
+    def _step(self, way: str) -> int:
+        return 4 if way == WAYS[2] else 6
+
+    def _state(self, way: str) -> dict:
+        return {**self.state, "step": self._step(way)}
+
+    def _new_saver(self, folder: Path, way: str, said: list[str]) -> Any:
+        from dstrain.runtime.checkpoint.saver import Saver
+        return Saver(folder, self.saver.engine, self.ranks, 2, way != WAYS[1], self.saver.about, said.append)
+
     def _save(self, way: str, kind: str, number: int, fault: str) -> dict:
-        """In a clone: as the trainer saves, and looks at the end of a step what became of it."""
+        """In a clone: as the trainer saves, and hears at its next step what became of it."""
         from dstrain.config.errors import Trouble, UserError
         said: list[str] = []
-        saver = self._new_saver(self.place_of_run / "checkpoints", way, said)
-        state = {**self.state, "step": 4} if way == WAYS[2] else self.state
-        error = kind_of_error = ""
-        arm(self.work / "dir", "mkdir" if kind == END else kind, number, fault, self.work / "journal",
-            self.work / "kept")
+        saver = self._new_saver(self.work / "dir/run/checkpoints", way, said)
+        error, how = "", ""
+        arm(self.work / "dir", "mkdir" if kind == END else kind, number, "none" if kind == END else fault,
+            self.work / "journal", self.work / "kept")
         try:
-            saver.save(state, self.write_side_files, self.is_best)
+            saver.save(self._state(way), self.write_side_files, self.is_best)
             saver.finish()
         except (Trouble, UserError) as caught:
-            error, kind_of_error = str(caught), "one line"
-        except Exception as caught:  # a traceback for the user: told as what it is
-            error, kind_of_error = f"{type(caught).__name__}: {caught}", "traceback"
+            error, how = str(caught), "one line"
+        except Exception as caught:  # a user would see a traceback: told as what it is
+            error, how = f"{type(caught).__name__}: {caught}", "traceback"
         disarm()
         saver.close()
-        return {"error": error, "kind": kind_of_error, "said": said}
+        return {"error": error, "how": how, "said": said}
 
-    def _wrong_in_save(self, saved: Any, trial: Trial, final: Path) -> str | None:
+    def _wrong_in_save(self, saved: Forked, trial: Trial) -> str | None:
         kills = trial.kind != END and (trial.fault.startswith("killed") or trial.fault in CUTS)
-        if saved.how == "hung":
-            return f"the save hung: {saved.printed[-500:]}"
-        if kills != (saved.how == "killed"):
-            return f"the save ended as {saved.how} instead: {saved.printed[-500:]}"
-        if kills:
-            return None
-        result = saved.result
-        if result["kind"] == "traceback":
-            return f"a traceback: {result['error']}"
-        if result["error"] and not well_said(result["error"], self.work):
-            return f"an error that does not say it in a line: {result['error']}"
-        if not result["error"] and not trial.published:
-            return "the save went well but nothing is published"
-        if not result["error"] and not any(line.startswith("saved") for line in result["said"]):
-            return "the save went well but does not say so"
+        if kills != (saved.how == "killed") or not kills and saved.how != "well":
+            return f"the save: {saved.how}: {saved.printed[-500:]}"
         if trial.fault != "none" and trial.kind != END and not trial.path:
             return "nothing was broken: there was no such call"
+        if kills:
+            return None
+        error, how, said = saved.result["error"], saved.result["how"], saved.result["said"]
+        if how == "traceback" or error and not well_said(error, self.work):
+            return f"an error that is not in one line with place, reason and remedy: {error}"
+        if not error and not (trial.published or trial.kind == END):
+            return "it says that it has saved, but nothing is published"
+        if not error and not any(line.startswith("saved") for line in said):
+            return "it has saved, but does not say so"
         return None
 
-    def _load(self, way: str, step: int, which: str) -> str | None:
-        """In a clone: as a run that goes on, up to the engine; then saves once more. What is wrong, or None."""
+    def _load(self, way: str, published: bool) -> str | None:
+        """In a clone: as a run that goes on, up to the engine; then it saves once more. What is wrong, or None."""
         from dstrain.families import family_of
         from dstrain.train.progress import Progress
         from dstrain.train.run_folder import RunFolder
         from dstrain.train.start import newest_checkpoint, open_tokenizer, set_back_to
 
-        folder, family = RunFolder(self.place_of_run), family_of(self.recipe)
-        progress = Progress(6, shown=True)
+        folder, family, progress = RunFolder(self.work / "dir/run"), family_of(self.recipe), Progress(6, shown=True)
+        moment, state = (self, self._state(way)) if published else (self.before, self.before.state)
         loaded, recipe, _ = newest_checkpoint(folder, self.recipe, family, self.config, self.ranks, progress)
         if loaded is None:
             return "nothing was loaded"
-        truth = self.tensors if which == "new" else self.tensors_at_4
-        if loaded.state["step"] != step:
-            return f"step {loaded.state['step']} was loaded instead of {step}"
-        if (wrong := other_tensors(loaded, truth)) is not None:
-            return f"{which} tensors of step {step}: {wrong}"
-        state = {**self.state, "step": 4} if which == "new" and way == WAYS[2] else (
-            self.state if which == "new" else self.state_at_4)
-        if {name: loaded.state[name] for name in state} != json.loads(json.dumps(state)):
-            return f"the state of step {step} is another"
+        wrong = other_than(loaded, state, moment.tensors)
+        if wrong is not None:
+            return wrong
+        text = "line 7 says that"
+        kept = family.open_tokenizer(recipe, self.place / "base/run/tokenizer", progress.say)
         tokenizer = open_tokenizer(recipe, family, loaded, folder, progress, self.ranks)
-        if tokenizer.encode("line 7 says").tolist() != self.ids:
+        if tokenizer.encode(text).tolist() != kept.encode(text).tolist():
             return "the tokenizer is another"
         set_back_to(loaded, progress, self.ranks)
-        return self._save_again(folder, way, loaded, truth)
+        return self._save_again(folder.checkpoints, way, state, moment.tensors)
 
-    def _save_again(self, folder: Any, way: str, loaded: Any, truth: dict) -> str | None:
+    def _save_again(self, folder: Path, way: str, state: dict, tensors: dict) -> str | None:
         """The next save must succeed, and keep what was loaded; nothing of the broken one is left."""
-        from dstrain.runtime.checkpoint.folder import committed, newest_good
+        from dstrain.runtime.checkpoint.folder import DAMAGED, committed, newest_good, step_name
         from dstrain.runtime.checkpoint.loading import load
-        from dstrain.runtime.checkpoint.manifest import verify
         said: list[str] = []
-        saver = self._new_saver(folder.checkpoints, way, said)
-        saver.save({**self.state, "step": 8}, self.write_side_files, False)
+        saver, next_state = self._new_saver(folder, way, said), {**self.state, "step": 8}
+        saver.save(next_state, self.write_side_files, False)
         saver.finish()
-        newest = newest_good(folder.checkpoints, self.ranks, said.append)
-        if newest is None or newest.name != "step_00000008":
-            return f"after the next save, {newest} is the newest: {said}"
-        for checkpoint, tensors in ((newest, self.tensors), (loaded.folder, truth)):
-            checkpoint = folder.checkpoints / checkpoint.name.removeprefix(".replaced_")
-            wrong = verify(checkpoint) or other_tensors(load(checkpoint), tensors)
+        if newest_good(folder, self.ranks, said.append) != folder / step_name(8) or len(said) > 1:
+            return f"the next save: {said}"
+        for its_state, its_tensors in ((next_state, self.tensors), (state, tensors)):
+            wrong = other_than(load(folder / step_name(its_state["step"])), its_state, its_tensors)
             if wrong is not None:
-                return f"after the next save, {checkpoint.name}: {wrong}"
-        left = [path.name for path in folder.checkpoints.iterdir()
-                if path not in committed(folder.checkpoints) and path.name not in ("latest", "best")]
-        left = [name for name in left if not name.startswith("damaged_")]
-        return f"after the next save, there is {left}" if left else None
+                return f"after the next save: {wrong}"
+        left = [path.name for path in folder.iterdir() if path not in committed(folder)
+                and path.name not in ("latest", "best") and not path.name.startswith(DAMAGED)]
+        return f"after the next save there is {left}" if left else None
 
     def _trains_to_the_end(self) -> str | None:
         """The same command goes on, with an engine of its own; compared with the run that nothing befell."""
         from dstrain.doctor.proofs.resume import compare_runs
         from dstrain.families import family_of
         from dstrain.train.trainer import train
-        shutil.rmtree(self.work / "dir")
-        shutil.copytree(self.place / "base", self.work / "dir")
-        recipe = replace(self.recipe, run=replace(self.recipe.run, dir=str(self.work / "dir")))
+        recipe = replace(self.recipe, run=replace(self.recipe.run, dir=str(self.work / "onward")))
         told = in_fork(lambda: train(recipe, family_of(recipe), self.config, self.ranks) and None, self.work, 300.0)
         if told.how != "well":
-            return f"going on {told.how}: {told.printed[-500:]}"
-        shutil.rmtree(self.place / "straight/run/checkpoints/step_00000002", ignore_errors=True)  # here it was pruned
-        differences, _ = compare_runs(self.place / "straight", self.work / "dir", recipe)
+            return f"going on: {told.how}: {told.printed[-500:]}"
+        differences, compared = compare_runs(self.place / "straight", self.work / "onward", recipe)
+        assert compared > 10
         return f"the run that went on differs: {differences[:3]}" if differences else None
+
+
+def lone_rank_that_can_be_forked() -> Any:
+    """One rank whose collectives need no threads: a clone would be without them."""
+    import torch
+    import torch.distributed
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from dstrain.runtime.dist import deepspeed, start_ranks
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("fake", rank=0, world_size=1, store=FakeStore())
+    deepspeed.init_distributed(dist_backend="fake", verbose=False)
+    return start_ranks()
+
+
+def tensors_of(engine: Any, state: dict) -> dict[tuple[str, str], str]:
+    """The SHA-256 of every weight and moment that the engine holds, by file and name."""
+    import torch
+
+    from dstrain.runtime.checkpoint.snapshot import take
+    parts: dict[tuple[str, str], list] = {}
+    for part in sorted(take(engine, state, {}, None).parts, key=lambda part: part.start):
+        parts.setdefault((part.file, part.name), []).append(part.values.detach().reshape(-1))
+    return {key: hashlib.sha256(torch.cat(values).numpy().tobytes()).hexdigest() for key, values in parts.items()}
+
+
+def other_than(loaded: Any, state: dict, tensors: dict[tuple[str, str], str]) -> str | None:
+    """What of a loaded checkpoint is not what the training held at that save."""
+    if loaded.state["step"] != state["step"]:
+        return f"step {loaded.state['step']} was loaded instead of {state['step']}"
+    if {name: loaded.state[name] for name in state} != json.loads(json.dumps(state)):
+        return f"the state of step {state['step']} is another"
+    found = {(file.path.name, name): hashlib.sha256(file.tensor(name).numpy().tobytes()).hexdigest()
+             for file in (loaded.weights, *loaded.moments.values()) for name in file.shapes}
+    wrong = sorted(key for key in found.keys() | tensors.keys() if found.get(key) != tensors.get(key))
+    return f"step {state['step']} has other tensors: {wrong[0]} and {len(wrong) - 1} more" if wrong else None
+
+
+def is_published(journal: list[Done], final: str, names_are_lost: bool) -> bool:
+    """Whether the checkpoint got its name; where unsynced names are lost, whether its folder was synced after that."""
+    named = [number for number, one in enumerate(journal)
+             if one.what == "done" and one.kind == "rename" and one.other == final and ".making" in one.path]
+    return bool(named) and (not names_are_lost or any(
+        one.what == "done" and one.kind == "fsync" and one.path == os.path.dirname(final)
+        for one in journal[named[-1]:]))
+
+
+def well_said(error: str, work: Path) -> bool:
+    """One line that names the place, the reason and the remedy."""
+    return ("\n" not in error and f"{work}/dir/run/checkpoints" in error and "the same command" in error
+            and any(reason in error for reason in ("No space left on device", "Input/output error", "reads back")))
+
+
+def table(trials: list[Trial]) -> str:
+    """By operation and fault: how often the newest committed checkpoint was loaded, with each way of saving."""
+    ways = [way for way in (*WAYS, *DEEPSPEED_WAYS) if any(trial.way == way for trial in trials)]
+    lines = ["| operation | fault | " + " | ".join(ways) + " |", "|---" * (2 + len(ways)) + "|"]
+    for kind in (*OF_KIND, END):
+        for fault in OF_KIND.get(kind, CUTS):
+            cells = []
+            for way in ways:
+                of_these = [trial for trial in trials if (trial.way, trial.kind, trial.fault) == (way, kind, fault)]
+                right = sum(trial.outcome == RIGHT for trial in of_these)
+                cells.append(f"{right} of {len(of_these)}" if of_these else "-")
+            if set(cells) != {"-"}:
+                lines.append(f"| {kind} | {fault} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for way in ways:
+        of_way = [trial for trial in trials if trial.way == way]
+        counts = Counter(trial.outcome if way in DEEPSPEED_WAYS or trial.outcome == RIGHT else "WRONG"
+                         for trial in of_way)
+        new = sum(trial.published for trial in of_way)
+        lines.append(f"{way}: {len(of_way):,} trials, the save was complete in {new:,}: "
+                     + ", ".join(f"{count:,} {outcome}" for outcome, count in counts.most_common()))
+        nothing = [trial for trial in of_way if way in DEEPSPEED_WAYS and trial.outcome != RIGHT]
+        if nothing:
+            lines.append(f"  of these {len(nothing):,}, naming the older tag by hand loads it in "
+                         f"{sum(trial.by_hand for trial in nothing):,}")
+    lines += [f"WRONG: {trial.way}, {trial.fault} at {trial.kind} {trial.number} ({trial.path}): {trial.outcome}"
+              for trial in trials if trial.way in WAYS and trial.outcome != RIGHT][:60]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--calls", type=int, help="random calls of each kind with each fault (default: all)")
+    parser.add_argument("--to-the-end", type=int, default=1, help="trials of each kind and fault that train on")
+    parser.add_argument("--ways", nargs="+", choices=(*WAYS, *DEEPSPEED_WAYS), default=(*WAYS, *DEEPSPEED_WAYS))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write all trials there")
+    arguments = parser.parse_args()
+    with_broken_disk(sys.argv)
+    began = time.monotonic()
+    place = Path(tempfile.mkdtemp(prefix="dstrain-file-operations-")).resolve()
+    try:
+        trials = run(place, Plan(tuple(arguments.ways), arguments.calls, arguments.to_the_end, arguments.seed),
+                     lambda line: print(line, file=sys.stderr, flush=True))
+    finally:
+        os.chdir("/")
+        shutil.rmtree(place)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps([trial._asdict() for trial in trials]))
+    print(table(trials))
+    print(f"{len(trials):,} trials, {time.monotonic() - began:.0f} s, seed {arguments.seed}")
+    return int(any(trial.outcome != RIGHT for trial in trials if trial.way in WAYS))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
