@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+import time
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from dstrain.config.errors import Trouble
 
 SIZE = 4096
 """bytes of a record: one page, which a reader gets whole or nearly always so"""
+NEVER_S = 1e9
 PHASES = ("start", "data", "step", "validation", "saving", "leaving")
 
 
@@ -48,8 +50,8 @@ class Record:
     """signs of life since the last step: of two ranks at the same step the one with fewer is behind"""
     waits_in: str = ""
     """the collective that it is in, as far as that is known: it waits for others there"""
-    named_after_s: float = 0.0
-    ended_after_s: float = 0.0
+    named_after_s: float = NEVER_S
+    ended_after_s: float = NEVER_S
     """how long the rank may go without a sign before it is named, and before it is ended"""
     slowest_step_s: float = 0.0
     process_state: str = ""
@@ -84,6 +86,8 @@ class Alarm:
     words: str
     """for people, one line"""
     attempt: str = ""
+    at: float = field(default_factory=time.time)
+    """wall clock"""
 
 
 def record_path(run_folder: Path, rank: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 GIB = 2**30
@@ -15,6 +16,16 @@ def process_state(pid: int) -> str:
     except OSError:
         return ""
     return stat[stat.rindex(b")") + 2:][:1].decode()  # the name before it may hold anything
+
+
+def age_s(pid: int) -> float | None:
+    """Since the process was started; None where it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    born_s = int(stat[stat.rindex(b")") + 2:].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - born_s
 
 
 def resident_gib(pid: int) -> float:

@@ -25,7 +25,7 @@ from dstrain.guard.verdict import alarm_of, find, in_words
 LOOK_S = 0.5
 PUBLISH_S = 2.0
 WOKEN, HUNG_UP = "woken", "hung up"
-LOST_S = {"step": 6.0}
+LOST_S = {"step": 5.0}
 LOST_ELSEWHERE_S = 60.0
 """so long a record's beat may stand still: a full network disk delays the observers of a saving run, too"""
 FIRST_TO_LOOK = 4
@@ -62,6 +62,7 @@ class Observer:
 
     def watch(self) -> None:
         """Look twice a second, until the rank is gone or has to be ended."""
+        self.look(0.0)
         self.publish()
         before = time.monotonic()
         while True:

@@ -64,13 +64,19 @@ class Pulse:
             self._began = time.perf_counter(), *self._own_clocks_s()
         self.phase, self.detail = phase, detail
         self._allowance_s = self._allowed(phase, is_new)
-        self._sign()
+        self._signs += 1
+        self._tell()
 
     def about(self, what: str) -> None:
         """A part of the phase that takes its own time, which no step tells: making a tokenizer, writing samples."""
+        self._signs += 1
+        self.takes_long(what)
+
+    def takes_long(self, what: str) -> None:
+        """The same, of something that other ranks may do at another time or not at all, such as compiling."""
         self.detail = what
         self._allowance_s = LONG_S.get(self.phase, UNKNOWN_S)
-        self._sign()
+        self._tell()
 
     def stepped(self, step: int) -> None:
         """An optimizer step has ended."""
@@ -84,12 +90,13 @@ class Pulse:
         self.phase, self.detail = "step", "records"
         self._allowance_s = self._allowed("data", False)  # what is written down goes to a disk
         self._signs = 0
-        self._sign()
+        self._tell()
 
     def ended(self, cause: str, words: str) -> None:
         """Why this rank ends; the first cause counts."""
         if self.ending is None:
-            self.ending = {"cause": cause, "words": words, "step": self.step, "phase": self.phase, "at": time.time()}
+            self.ending = {"cause": cause, "words": words, "step": self.step, "phase": self.phase,
+                           "detail": self.detail[:200], "at": time.time()}
             self.enter("leaving")
 
     @contextlib.contextmanager
@@ -136,8 +143,8 @@ class Pulse:
             self._known = True
         self.slowest_step_s = max(self._recent_s)
 
-    def _sign(self) -> None:
-        self._signs += 1
+    def _tell(self) -> None:
+        pass
 
 
 class Sign(NamedTuple):
@@ -174,16 +181,16 @@ class SharedPulse(Pulse):
         os.ftruncate(self.file, _SIZE)
         self._memory = mmap.mmap(self.file, _SIZE)
         self._version = self._signs_ever = self._ending_bytes = 0
-        self._sign()
+        self._tell()
 
     def ended(self, cause: str, words: str) -> None:
         first = self.ending is None
         super().ended(cause, words)
         if first:
-            text = json.dumps({**self.ending, "words": words[:600]}, ensure_ascii=False).encode("utf-8", "replace")
+            text = _fitting(self.ending)
             self._memory[_ENDING_AT:_ENDING_AT + len(text)] = text
             self._ending_bytes = len(text)
-            self._sign()
+            self._tell()
             self.wake()
 
     def wait(self, where: str) -> None:
@@ -196,15 +203,15 @@ class SharedPulse(Pulse):
         if self._waits == 0:
             self._memory[_WAITS_AT] = 0
 
-    def _sign(self) -> None:
+    def _tell(self) -> None:
         """An odd version says that the rest is being written: readers come again."""
-        super()._sign()
         self._signs_ever += 1
         self._version += 2
         memory = self._memory
         _VERSION.pack_into(memory, 0, self._version - 1)
         _FORM.pack_into(memory, 8, self._signs_ever, self.step, self._signs, PHASES.index(self.phase),
-                        self._ending_bytes, *self._allowance_s, self.slowest_step_s, self.detail.encode("utf-8", "replace")[:256])
+                        self._ending_bytes, *self._allowance_s, self.slowest_step_s,
+                        self.detail.encode("utf-8", "replace")[:256])
         _VERSION.pack_into(memory, 0, self._version)
 
 
@@ -219,6 +226,17 @@ def read_sign(memory: mmap.mmap) -> Sign | None:
             return Sign(signs_ever, step, signs, PHASES[phase], *seconds, _text(detail), _text(waits_in),
                         json.loads(ending) if ending else None)
     return None
+
+
+def _fitting(ending: dict) -> bytes:
+    """As JSON, in the room that it has; what is for people is cut short."""
+    text = b""
+    for words, detail in ((600, 200), (100, 0)):
+        short = {**ending, "words": ending["words"][:words], "detail": ending["detail"][:detail]}
+        text = json.dumps(short, ensure_ascii=False).encode("utf-8", "replace")
+        if len(text) <= _SIZE - _ENDING_AT:
+            break
+    return text
 
 
 def _text(padded: bytes) -> str:

@@ -78,7 +78,8 @@ def in_words(verdict: Verdict, world: int) -> str:
 def place(record: Record) -> str:
     """Where in the run."""
     detail = f" ({record.detail})" if record.detail else ""
-    at = {"start": "in the start-up", "data": f"waiting for the rows of step {record.step + 1}",
+    at = {"start": f"in the start-up{f', going on from step {record.step}' if record.step else ''}",
+          "data": f"waiting for the rows of step {record.step + 1}",
           "step": f"in step {record.step + 1}", "validation": f"in the validation after step {record.step}",
           "saving": f"saving after step {record.step}", "leaving": f"leaving after step {record.step}"}
     if (record.phase, record.detail) == ("step", "records"):

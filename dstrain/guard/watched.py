@@ -28,6 +28,7 @@ def watched(run_folder: Path, rank: int, world: int, attempt: str) -> SharedPuls
     except OSError as error:
         raise Trouble(f"{run_folder / 'blackbox'}: {error.strerror}; make room, or choose another place with "
                       "run.dir=...") from error
+    faulthandler.enable(file=stacks, all_threads=True)  # what crashes in native code leaves its stacks, too
     faulthandler.register(STACK_SIGNAL, file=stacks, all_threads=True)
     pulse = SharedPulse()
     what = {"run_folder": str(run_folder), "rank": rank, "world": world, "attempt": attempt, "pid": os.getpid(),

@@ -18,6 +18,9 @@ def keep_compiled(ranks: Ranks) -> None:
     """Call it before DeepSpeed is initialized: that compiles a function, and so fixes the folder."""
     with ranks.together("compiling"):
         _keep_in(kept_folder())
+    # In the middle of a run, too: a new shape is compiled when it comes.
+    torch._dynamo.callback.callback_handler.register_start_callback(
+        lambda _: ranks.pulse.takes_long("compiling"))
 
 
 def compile_trainee(engine: Any) -> None:

@@ -24,7 +24,7 @@ SLOW = 1.6
 """times the lower median of all ranks: named if it is that slow in two windows running"""
 NOT_SLOW = 1.3
 """below this, in two windows running, it has recovered, and would be named again"""
-LONG_LOOK_S = 5.0
+LONG_LOOK_S = 3.0
 """a window of the ranks' clocks, which run on while other programs have the cores"""
 NOTICEABLE_S = 0.002
 """a step; smaller differences are nobody's concern"""

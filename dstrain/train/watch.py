@@ -79,7 +79,7 @@ class Watch:
         run, alone = self.run, self.run.engine.holds_whole_model
         if alone and not run.ranks.first:
             return
-        run.ranks.pulse.about("samples")
+        run.ranks.pulse.takes_long("samples")
         try:
             with contextlib.nullcontext() if alone else all_ranks_generate(run.engine):
                 texts = run.family.sample(run.engine.model, run.tokenizer, run.recipe)
