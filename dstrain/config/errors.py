@@ -17,6 +17,10 @@ class TroubleElsewhere(Trouble):
     """Trouble that another rank prints."""
 
 
+class FailedElsewhere(RuntimeError):
+    """An error of another rank, which prints its traceback."""
+
+
 class LostRank(Exception):
     """Another rank is gone: nothing that this one's traceback would explain (1)."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import traceback
+from pathlib import Path
 from typing import Iterator
 
-from dstrain.config.errors import Left, LostRank, SaidElsewhere, TroubleElsewhere, UserError
+from dstrain.config.errors import FailedElsewhere, Left, LostRank, SaidElsewhere, Trouble, TroubleElsewhere, UserError
 from dstrain.guard.pulse import Pulse
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -16,7 +18,8 @@ CONSEQUENCES = ("lost a rank", "elsewhere")
 READS_ROWS = ("opening the data", "reading the first step's rows", "opening the validation data",
               "looking up the data's revision", "reading the rows", "reading the validation data")
 """how details of a phase begin in which only data are read"""
-WANTS_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory", "std::bad_alloc")
+WANTS_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory", "std::bad_alloc", "alloc_failed")
+"""what allocators, CUDA and its libraries say in a RuntimeError"""
 
 
 def cause_of(error: BaseException | None, phase: str, detail: str = "") -> tuple[str, str]:
@@ -30,7 +33,7 @@ def cause_of(error: BaseException | None, phase: str, detail: str = "") -> tuple
         return "interrupted", "Ctrl-C"
     if isinstance(error, LostRank):
         return "lost a rank", words
-    if isinstance(error, (SaidElsewhere, TroubleElsewhere)):
+    if isinstance(error, (SaidElsewhere, TroubleElsewhere, FailedElsewhere)):
         return "elsewhere", words
     if any(map(_wants_memory, _chain(error))):
         return "out of memory", words
@@ -41,7 +44,7 @@ def cause_of(error: BaseException | None, phase: str, detail: str = "") -> tuple
         return "data error", words
     if any(number in BROKEN for number in numbers):
         return "disk trouble", words
-    return ("mistake" if isinstance(error, UserError) else "error"), words
+    return ("mistake", words) if isinstance(error, UserError) else ("error", words + _where(error))
 
 
 @contextlib.contextmanager
@@ -77,4 +80,13 @@ def _wants_memory(error: BaseException) -> bool:
 
 def _in_a_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return text if isinstance(error, (UserError, Left, LostRank)) else f"{type(error).__name__}: {text}"
+    speaks_plainly = isinstance(error, (UserError, Trouble, Left, LostRank))
+    return text if speaks_plainly else f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _where(error: BaseException) -> str:
+    """The line that raised it: its traceback is in an output that may be gone."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or isinstance(error, Trouble):
+        return ""
+    return f" ({'/'.join(Path(frames[-1].filename).parts[-3:])}, line {frames[-1].lineno})"

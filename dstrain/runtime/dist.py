@@ -16,7 +16,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 import deepspeed  # noqa: E402  (after the accelerator is chosen)
 import torch.distributed as torch_dist  # noqa: E402
 
-from dstrain.config.errors import SaidElsewhere, Trouble, TroubleElsewhere, UserError  # noqa: E402
+from dstrain.config.errors import FailedElsewhere, SaidElsewhere, Trouble, TroubleElsewhere, UserError  # noqa: E402
 from dstrain.guard.pulse import Pulse  # noqa: E402
 from dstrain.runtime.quiet import quieten_deepspeed  # noqa: E402
 
@@ -107,7 +107,7 @@ class Ranks:
 def _kind(error: Exception) -> type[Exception]:
     """As what the other ranks raise it: what one rank says in a line is not said again."""
     return (SaidElsewhere if isinstance(error, UserError) else TroubleElsewhere if isinstance(error, (Trouble, OSError))
-            else RuntimeError)
+            else FailedElsewhere)
 
 
 def start_ranks() -> Ranks:

@@ -10,6 +10,7 @@ import torch
 
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import shape_of
+from dstrain.guard.causes import cause_of
 from dstrain.nn.mode import in_eval
 from dstrain.objectives.loss_law import loss_law
 from dstrain.runtime.dist import Ranks
@@ -74,6 +75,7 @@ def in_step(batches: Iterator[Batch], filler: Callable[[], Batch], ranks: Ranks,
         try:
             batch = next(batches, None)
         except Exception as caught:  # agreed on below: the others must not wait for this rank
+            ranks.pulse.ended(*cause_of(caught, "data"))
             error = caught
         here = torch.tensor([batch is not None, error is not None, must_leave()], dtype=torch.int64,
                             device=ranks.device)

@@ -29,6 +29,7 @@ def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks, bell: Bell
     folder, progress = RunFolder.of(recipe), Progress(recipe.run.steps, shown=ranks.first)
     loaded, recipe, changes = newest_checkpoint(folder, recipe, family, config, ranks, progress)
     state = state_of(loaded, changes)
+    ranks.pulse.step = state.step
     finished = why_finished(recipe, state, folder)
     if finished is not None:
         set_back_to(loaded, progress, ranks)
@@ -45,6 +46,7 @@ def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks, bell: Bell
         with ranks.together("reading the first step's rows"):
             first = next(feed)  # faults of the data show before the engine is built
         bell.leave_if_rung(ranks)
+        ranks.pulse.about("building the engine")
         engine = build_engine(recipe, family, config, tokenizer, loaded, progress, ranks)
         bell.leave_if_rung(ranks)
         sinks = open_folder(folder, recipe, config, loaded, progress, ranks)
@@ -69,7 +71,6 @@ def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks, bell: Bell
 def loop(run: Run, first: Any, feed: Iterator[Any]) -> None:
     """Step, and at their times: log, validate, save, leave."""
     recipe, state, watch = run.recipe, run.state, Watch(run)
-    run.ranks.pulse.step = state.step
     run.sinks.write_text("recipe", recipe_text(recipe), state.step)
     ended = state.owes_validation and settle(run, watch, leaves=False)
     watch.restart_clock()
