@@ -47,11 +47,12 @@ def newest_checkpoint(folder: RunFolder, recipe: Recipe, family: Family, config:
         return loaded, recipe, [*shape_change(loaded.shape, now), *changes]
 
 
-def state_of(loaded: Loaded | None, changes: list[str]) -> RunState:
+def state_of(loaded: Loaded | None, recipe: Recipe, changes: list[str]) -> RunState:
     """Where the run stands, given what is different in the recipe since its checkpoint."""
     state = RunState.begin() if loaded is None else RunState.from_json(loaded.state)
     if any(change.startswith(("data.valid", "objective")) for change in changes):
         state.forget_best()
+    state.owes_validation &= bool(recipe.data.valid)
     return state
 
 

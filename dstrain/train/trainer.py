@@ -28,7 +28,7 @@ def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks, bell: Bell
     bell = bell or Bell()
     folder, progress = RunFolder.of(recipe), Progress(recipe.run.steps, shown=ranks.first)
     loaded, recipe, changes = newest_checkpoint(folder, recipe, family, config, ranks, progress)
-    state = state_of(loaded, changes)
+    state = state_of(loaded, recipe, changes)
     ranks.pulse.step = state.step
     finished = why_finished(recipe, state, folder)
     if finished is not None:
