@@ -144,7 +144,7 @@ def bad_data(place: Path, name: str) -> None:
 
 def bad_data_later(place: Path, name: str) -> None:
     """One rank comes to it in the middle of the run."""
-    lines = ['{"text": "line %d says that %d plus one is %d"}\n' % (n, n, n + 1) for n in range(3000)]
+    lines = ['{"text": "line %d says that %d plus one is %d"}\n' % (n, n, n + 1) for n in range(3300)]
     (place / "late.jsonl").write_text("".join(lines) + "{bad\n" * 2000)
     assert _start(place, name, "data.train=[{path: late.jsonl}]", "run.steps=3000").wait() == [2, 2]
 
@@ -287,7 +287,8 @@ ENDS: dict[str, End] = {
     "disk-full": End(disk_full, ["the disk was full", "No space left on device", KEPT, "ake room"]),
     "disk-read-only": End(disk_read_only, ["the disk failed", "Read-only file system", KEPT]),
     "folder-vanished": End(folder_vanished, ["or this folder was out of reach", KEPT]),
-    "no-more-address-space": End(no_more_address_space, ["it ran out of memory", f"r{ON}, in the start-up .building the engine",
+    "no-more-address-space": End(no_more_address_space, ["it ran out of memory", f"r{ON}, in the start-up",
+                                                         "building the engine",
                                                          r"batch\.micro_rows"]),
     "killed-for-memory": End(killed_for_memory, ["it ran out of memory: ", "the kernel", "rank 1 on"]),
     "stopped": End(stopped, [r"it was ended because rank 1 on \S+, process \d+, is stopped \(as by SIGSTOP\)"]),
