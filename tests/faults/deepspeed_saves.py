@@ -23,7 +23,7 @@ from broken_disk import (  # noqa: E402  (the folder of this file is not that of
     CUTS, END, Done, arm, cut_power, disarm, in_fork, read_journal, with_broken_disk)
 
 OLDER, SCRATCH, ERROR, MIXED, CRASH = (
-    "older state", "nothing, silently: from scratch", "nothing, with an error", "wrong state, silently", "crash or hang")
+    "older state", "nothing, silently (from scratch)", "nothing, an error", "wrong state, silently", "crash or hang")
 FOLDER = "deepspeed"
 LOADS_WITHIN_S = 60.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import re
 import threading
@@ -96,7 +97,7 @@ class TiktokenTokenizer:
             description["learned"] = self.learned
         files = [_write_description(folder, description), Path(folder) / RANKS_FILE]
         ranks = sorted(self._encoding._mergeable_ranks.items(), key=lambda item: item[1])
-        files[1].write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ranks))
+        _write(files[1], b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ranks))
         return files
 
     def _ids(self, text: str) -> np.ndarray:
@@ -151,5 +152,16 @@ def _decode(ids: Sequence[int] | np.ndarray, table: list[bytes]) -> str:
 def _write_description(folder: Path, description: dict[str, Any]) -> Path:
     path = Path(folder) / DESCRIPTION_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(description, indent=1, ensure_ascii=True) + "\n", encoding="utf-8")
+    _write(path, (json.dumps(description, indent=1, ensure_ascii=True) + "\n").encode())
     return path
+
+
+def _write(path: Path, data: bytes) -> None:
+    """And see that it is there: a write may be cut short without a word."""
+    try:
+        path.write_bytes(data)
+        if path.read_bytes() != data:
+            raise OSError(errno.EIO, "what was written reads back otherwise")
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise

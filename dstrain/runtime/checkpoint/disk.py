@@ -6,6 +6,7 @@ They are always called as `disk.name(...)`: a fault put in place of one of them 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from dstrain.config.errors import Trouble
 from dstrain.config.os_errors import FULL, remedy
 
 WRITE_AT_ONCE_BYTES = 64 * 2**20
+CHECK_AT_ONCE_BYTES = 2**20
 
 
 def make_folder(path: Path) -> None:
@@ -27,9 +29,10 @@ def make_folder(path: Path) -> None:
 
 def create_file(path: Path, head: bytes, size: int) -> None:
     """A file of `size` bytes that begins with `head`; the rest is zeros, to be filled by `write_at`. Not synced yet."""
-    with open(path, "xb") as file:
+    with named(path), open(path, "x+b") as file:
         _write_whole(file.fileno(), head, 0)
         file.truncate(size)
+        check_at(file.fileno(), 0, memoryview(head), path)
 
 
 def write_at(file: int, offset: int, data: memoryview) -> None:
@@ -39,9 +42,21 @@ def write_at(file: int, offset: int, data: memoryview) -> None:
 
 def write_file(path: Path, data: bytes) -> None:
     """The whole file, on the disk when this returns."""
-    with open(path, "wb") as file:
+    with named(path), open(path, "w+b") as file:
         _write_whole(file.fileno(), data, 0)
         os.fsync(file.fileno())
+        check_at(file.fileno(), 0, memoryview(data), path)
+
+
+def check_at(file: int, offset: int, data: memoryview, path: Path) -> None:
+    """What was written there is what is read: a write may be cut short without a word, and a hash that is taken of the
+    file afterwards would vouch for it."""
+    for first in range(0, data.nbytes, CHECK_AT_ONCE_BYTES):
+        part = data[first:first + CHECK_AT_ONCE_BYTES]
+        found = bytearray(part.nbytes)
+        got = _read_whole(file, offset + first, memoryview(found))
+        if got < part.nbytes or found != part:
+            raise OSError(errno.EIO, "what was written reads back otherwise", str(path))
 
 
 def sync_file(file: int) -> None:
@@ -53,7 +68,8 @@ def sync_folder(folder: Path) -> None:
     """The names in a folder are on the disk when this returns."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with named(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -83,11 +99,22 @@ def free_bytes(folder: Path) -> int | None:
 
 
 @contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """What fails on a descriptor does not say of which file it is."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextlib.contextmanager
 def opened(path: Path) -> Iterator[int]:
     """The descriptor of a file that is there, for `write_at` and `sync_file`."""
     descriptor = os.open(path, os.O_RDWR)
     try:
-        yield descriptor
+        with named(path):
+            yield descriptor
     finally:
         os.close(descriptor)
 
@@ -152,3 +179,11 @@ def _write_whole(file: int, data: bytes | memoryview, offset: int) -> None:
     while left.nbytes:
         written = os.pwrite(file, left[:WRITE_AT_ONCE_BYTES], offset)
         left, offset = left[written:], offset + written
+
+
+def _read_whole(file: int, offset: int, buffer: memoryview) -> int:
+    """So a read may give less than there is. Says how many bytes there were up to the file's end."""
+    got = 0
+    while got < buffer.nbytes and (more := read_at(file, offset + got, buffer[got:])):
+        got += more
+    return got

@@ -191,7 +191,8 @@ def _sha256(folder: Path, piece: Piece) -> str:
     file = os.open(folder / piece.name, os.O_RDONLY | os.O_NONBLOCK)  # never waits, whatever has taken its name
     try:
         while at < piece.end:
-            got = disk.read_at(file, at, buffer[:piece.end - at])
+            with disk.named(folder / piece.name):
+                got = disk.read_at(file, at, buffer[:piece.end - at])
             if got == 0:  # shorter than it was a moment ago
                 break
             digest.update(buffer[:got])

@@ -45,6 +45,7 @@ def write_ranges(path: Path, ranges: Iterable[tuple[str, int, torch.Tensor]]) ->
             first, _, _ = places[name]
             data = memoryview(values.detach().to("cpu", torch.float32).contiguous().numpy()).cast("B")
             disk.write_at(file, first + BYTES * start, data)
+            disk.check_at(file, first + BYTES * start, data, path)
         disk.sync_file(file)
 
 
