@@ -57,7 +57,7 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
                 print(f"dstrain: {lock.warning}", file=sys.stderr)
             attempt = ranks.share(f"{time.time_ns():x}")
             # Nobody looks into the folder before it is cleared.
-            with ranks.together(f"clearing {folder.path}"), in_words("clear", folder.path):
+            with ranks.together(f"clearing {folder.path}"), in_words("prepare", folder.path):
                 if fresh and ranks.first:
                     folder.clear()
                 if ranks.first:
