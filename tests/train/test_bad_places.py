@@ -130,7 +130,8 @@ def test_a_footing_that_is_lost_is_noticed_and_one_that_is_kept_is_not(tmp_path)
         moved_back(disk)
         (disk / "small/.lock").write_text((disk / "small/.lock").read_text())
         footing.check()
-        (disk / "small/.lock").write_text('{"pid": 12, "host": "other", "user": "ann", "since": "noon", "command": "x"}')
+        (disk / "small/.lock").write_text(
+            '{"pid": 12, "host": "other", "user": "ann", "since": "noon", "command": "x"}')
         with pytest.raises(Trouble, match=r"trained by process 12 on other \(user ann, since noon: x\) by now"):
             footing.check()
         removed(disk)
