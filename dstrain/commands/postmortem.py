@@ -26,6 +26,8 @@ REMEDIES = {
     "mistake": "mend first what it names",
     "killed": "see who killed it: a person, a batch system (limits of time and memory), the kernel for want of memory "
               "(dmesg)",
+    "killed while leaving": "it needs more time between the request and the kill than a step and a save take (Slurm: "
+                            "--signal=B:USR1@SECONDS, or run.max_minutes)",
     "all lost": "see what the batch system or the machine's log says",
     "crashed": "the stacks of its threads are in {box}",
     "error": "its traceback is in what the job printed",

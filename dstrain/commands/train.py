@@ -65,6 +65,7 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
                     blackbox.clear(folder.path)
             with ranks.together(f"opening the black box of {folder.path}"):
                 pulse = watched(folder.path, ranks.rank, ranks.world, attempt)
+            bell.told = lambda reason: blackbox.note_request(folder.path, ranks.rank, reason)
             bell.last_words = lambda words: pulse.ended("left", words)
             ranks = replace(ranks, pulse=pulse)
             with saying_why(pulse), _lost_ranks_named(lost_a_rank, bell):

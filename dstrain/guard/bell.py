@@ -36,6 +36,8 @@ class Bell:
         self.reason: str | None = None
         self.last_words: Callable[[str], None] = lambda words: None
         """told why, when this process ends at once"""
+        self.told: Callable[[str], None] = lambda reason: None
+        """told why, when it rings for the first time"""
         self._began = time.monotonic()
         self._max_minutes: float | None = None
         self._patience_s: float | None = None
@@ -68,7 +70,9 @@ class Bell:
         self._patience_s = None
 
     def ring(self, reason: str) -> None:
-        self.reason = self.reason or reason
+        if self.reason is None:
+            self.reason = reason
+            self.told(reason)
 
     def rings(self, needs_s: float = 0.0) -> bool:
         """Whether to leave now, when what is to be done before takes about `needs_s` seconds."""

@@ -7,6 +7,7 @@ finds it first. `rank_00000.stack` has the stacks of a rank's threads at that mo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -100,6 +101,16 @@ def stack_path(run_folder: Path, rank: int) -> Path:
 
 def alarm_path(run_folder: Path) -> Path:
     return run_folder / "blackbox" / "alarm.json"
+
+
+def request_path(run_folder: Path, rank: int) -> Path:
+    return run_folder / "blackbox" / f"rank_{rank:05d}.asked"
+
+
+def note_request(run_folder: Path, rank: int, reason: str) -> None:
+    """That it was asked to leave: where it is killed before it is done, this tells that it was no accident."""
+    with contextlib.suppress(OSError):  # a broken disk is said by whom it concerns
+        request_path(run_folder, rank).write_text(json.dumps({"reason": reason, "at": time.time()}))
 
 
 def clear(run_folder: Path) -> None:

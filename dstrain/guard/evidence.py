@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -9,7 +10,7 @@ import time
 from pathlib import Path
 
 from dstrain.guard import machine
-from dstrain.guard.blackbox import Record, stack_path
+from dstrain.guard.blackbox import Record, request_path, stack_path
 
 INITIAL_PIDS = "pid:[4026531836]"
 """the namespace whose process numbers the kernel's log has"""
@@ -30,6 +31,15 @@ def crash_of(run_folder: Path, record: Record) -> str | None:
     if line is None:
         return fatal[1]
     return f"{fatal[1]}, below {line[3]} in {'/'.join(Path(line[1]).parts[-3:])}, line {line[2]}"
+
+
+def asked_of(run_folder: Path, record: Record) -> tuple[float, str] | None:
+    """When it was asked to leave, and by what."""
+    try:
+        found = json.loads(request_path(run_folder, record.rank).read_bytes())
+        return float(found["at"]), str(found["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def killed_for_memory(record: Record, log: list[tuple[float, str]]) -> str | None:

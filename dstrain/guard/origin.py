@@ -44,10 +44,25 @@ class Evidence:
 
     crash_of: Callable[[Record], str | None] = lambda record: None
     killed_for_memory: Callable[[Record], str | None] = lambda record: None
+    asked_of: Callable[[Record], tuple[float, str] | None] = lambda record: None
+    """when it was asked to leave, and by what"""
 
 
 def find_origin(records: list[Record], alarm: Alarm | None, evidence: Evidence) -> tuple[str, str]:
     """(cause, sentence) of an attempt of which no rank is alive, or which somebody ended already."""
+    cause, sentence = _origin(records, alarm, evidence)
+    asked = min((found for record in records if not record.ending and (found := evidence.asked_of(record))),
+                default=None)
+    if asked is None or cause not in ("killed", "all lost"):
+        return cause, sentence
+    at, reason = asked
+    ends = [record.gone["at"] for record in records if record.gone]
+    later = f" {max(0.0, min(ends) - at):.0f} s later," if ends else ""  # who fell silent did so nobody knows when
+    return "killed while leaving", (f"it was asked to leave ({reason}), as in a preemption, and was killed{later} "
+                                    f"before it was done: {sentence}")
+
+
+def _origin(records: list[Record], alarm: Alarm | None, evidence: Evidence) -> tuple[str, str]:
     ended = [record for record in records if record.ending]
     silent = [record for record in records if not record.ending and not record.gone]
     vanished = [record for record in records if record.gone and not record.ending

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dstrain.guard import machine
 from dstrain.guard.blackbox import Record, read_alarm, read_records
-from dstrain.guard.evidence import crash_of, kernel_log, killed_for_memory
+from dstrain.guard.evidence import asked_of, crash_of, kernel_log, killed_for_memory
 from dstrain.guard.origin import Evidence, find_origin
 from dstrain.guard.verdict import place
 
@@ -32,7 +32,7 @@ class Ending:
     step: int
     """optimizer steps done"""
     cause: str
-    """one of cause_of's, or killed, crashed, stopped, node lost, all lost, running"""
+    """one of cause_of's, or killed, killed while leaving, crashed, stopped, node lost, all lost, running"""
     sentence: str
 
 
@@ -133,7 +133,8 @@ def _why(run_folder: Path, records: list[Record], living: set[int]) -> tuple[str
     if alarm is not None and alarm.attempt != records[0].attempt:
         alarm = None
     cause, sentence = find_origin(records, alarm, Evidence(lambda record: crash_of(run_folder, record),
-                                                           lambda record: killed_for_memory(record, log)))
+                                                           lambda record: killed_for_memory(record, log),
+                                                           lambda record: asked_of(run_folder, record)))
     if alive:
         other = alive[0]
         sentence += f"; rank {other.rank} on {other.host} (process {other.pid}) is still there, {place(other)}"

@@ -28,7 +28,7 @@ from pathlib import Path
 import harness
 
 from dstrain.__main__ import main
-from dstrain.guard.blackbox import read_records, record_path
+from dstrain.guard.blackbox import read_records, record_path, request_path
 
 KEPT = r"Kept is step_\d+: the same command goes on from it"
 NOTHING_KEPT = "No checkpoint was committed yet"
@@ -110,6 +110,15 @@ def preempted_twice(place: Path, name: str) -> None:
     assert job.wait() == [75, 75]
 
 
+def preempted_too_soon(place: Path, name: str) -> None:
+    """As a batch system does that leaves no time: the request, then the end of all processes."""
+    job = _training(place, name)
+    job.send(signal.SIGTERM)
+    _wait_for(lambda: request_path(_folder(place, name), 0).is_file(), job)
+    _kill_with_observers(job, [0, 1])
+    job.wait()
+
+
 def asked_in_the_start_up(place: Path, name: str) -> None:
     job = _start(place, name)
     _wait_for(lambda: record_path(_folder(place, name), 0).is_file() and read_records(_folder(place, name)), job)
@@ -144,9 +153,9 @@ def bad_data(place: Path, name: str) -> None:
 
 def bad_data_later(place: Path, name: str) -> None:
     """One rank comes to it in the middle of the run."""
-    lines = ['{"text": "line %d says that %d plus one is %d"}\n' % (n, n, n + 1) for n in range(3300)]
+    lines = ['{"text": "line %d says that %d plus one is %d"}\n' % (n, n, n + 1) for n in range(10_000)]
     (place / "late.jsonl").write_text("".join(lines) + "{bad\n" * 2000)
-    assert _start(place, name, "data.train=[{path: late.jsonl}]", "run.steps=3000").wait() == [2, 2]
+    assert _start(place, name, "data.train=[{path: late.jsonl}]", "run.steps=3000", "batch.length=512").wait() == [2, 2]
 
 
 def bad_validation_data_later(place: Path, name: str) -> None:
@@ -166,20 +175,6 @@ def disk_full(place: Path, name: str) -> None:
         with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
             while filler.write(b"f" * 4096):
                 pass
-        assert set(job.wait()) == {1}
-
-
-def disk_read_only(place: Path, name: str) -> None:
-    with _small_disk(place / name) as disk:
-        job = _training(place, name)
-        job.send(signal.SIGSTOP)
-        # Open files bar it: their writers are stopped, so what they have open is closed by nobody. Forced, then.
-        done = subprocess.run(["mount", "-o", "remount,ro", str(disk)], capture_output=True)
-        job.send(signal.SIGCONT)
-        if done.returncode:
-            job.send(signal.SIGKILL)
-            job.wait()
-            raise NotPermitted("the disk is busy")
         assert set(job.wait()) == {1}
 
 
@@ -229,7 +224,7 @@ def stuck(place: Path, name: str) -> None:
     import small_run
     from stuck_runs import Ranks
     small_run.lay_out(place)
-    ranks = Ranks(place, "run", 2, {1: ("native", "step", 12)}, f"run.dir={name}", "run.steps=1000")
+    ranks = Ranks(place, "run", 2, {1: ("native", "step", 40)}, f"run.dir={name}", "run.steps=1000")
     ranks.outcome(time.time())
 
 
@@ -269,6 +264,8 @@ ENDS: dict[str, End] = {
     "preempted": End(preempted, [r"asked to leave \(preempted\)", "left at step", "on SIGTERM", KEPT,
                                  "no step is lost"]),
     "preempted-twice": End(preempted_twice, ["on SIGUSR1", r"earlier attempts:\n.*\(preempted\).*on SIGTERM"]),
+    "preempted-too-soon": End(preempted_too_soon, [r"asked to leave \(SIGTERM\), as in a preemption, and was killed",
+                                                   "more time between the request and the kill", KEPT]),
     "asked-in-the-start-up": End(asked_in_the_start_up, [r"asked to leave \(preempted\)", "before the first step",
                                                          NOTHING_KEPT]),
     "out-of-time": End(out_of_time, ["its time was nearly over", r"on run\.max_minutes=0\.2", KEPT]),
@@ -285,7 +282,6 @@ ENDS: dict[str, End] = {
     "mistake": End(mistake_after_the_lock, ["kept it from going on", "going on from a checkpoint", r"model\.width",
                                             r"earlier attempts:\n.*it finished"]),
     "disk-full": End(disk_full, ["the disk was full", "No space left on device", KEPT, "ake room"]),
-    "disk-read-only": End(disk_read_only, ["the disk failed", "Read-only file system", KEPT]),
     "folder-vanished": End(folder_vanished, ["or this folder was out of reach", KEPT]),
     "no-more-address-space": End(no_more_address_space, ["it ran out of memory", f"r{ON}, in the start-up",
                                                          "building the engine",
@@ -293,7 +289,7 @@ ENDS: dict[str, End] = {
     "killed-for-memory": End(killed_for_memory, ["it ran out of memory: ", "the kernel", "rank 1 on"]),
     "stopped": End(stopped, [r"it was ended because rank 1 on \S+, process \d+, is stopped \(as by SIGSTOP\)"]),
     "stuck": End(stuck, [r"it was ended because rank 1 on \S+, process \d+, has given no sign for \d+ s, in step",
-                         "the stacks of all ranks"]),
+                         "tacks of all ranks"]),
     "killed-under-a-launcher": End(killed_under_a_launcher, [r"rank 1 on \S+ \(process \d+\)", "killed from outside",
                                                              KEPT]),
     "running": End(running, ["it is still running, ", "since 20"]),

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from dstrain.guard import machine
-from dstrain.guard.blackbox import Alarm, Record, RecordFile, raise_alarm, record_path, stack_path
+from dstrain.guard.blackbox import Alarm, Record, RecordFile, raise_alarm, record_path, request_path, stack_path
 from dstrain.guard.evidence import killed_for_memory
 from dstrain.guard.postmortem import earlier_endings, find_ending, note_ending
 
@@ -135,6 +135,18 @@ def test_an_alarm_is_the_reason_and_the_deaths_that_it_brought_are_not(tmp_path,
     ending = find_ending(box(tmp_path, *dead, alarm=alarm(kind)), nobody)
     assert ending.cause == kind
     assert ending.sentence == "it was ended because rank 1 on beta has given no sign, in step 13"
+
+
+def test_who_was_asked_to_leave_and_killed_before_it_was_done_had_too_little_time(tmp_path):
+    box(tmp_path, gone(ALIVE, at=160.0), gone(BETA, at=160.2))
+    request_path(tmp_path, 1).write_text(json.dumps({"reason": "SIGTERM", "at": 130.0}))
+    ending = find_ending(tmp_path, nobody)
+    assert ending.cause == "killed while leaving"
+    assert "asked to leave (SIGTERM), as in a preemption, and was killed 30 s later" in ending.sentence
+    box(tmp_path, ALIVE, BETA)
+    assert find_ending(tmp_path, nobody).cause == "killed while leaving"
+    box(tmp_path, ended(ALIVE, "disk full"), LOST)
+    assert find_ending(tmp_path, nobody).cause == "disk full"
 
 
 def test_an_error_while_a_rank_was_stuck_is_a_consequence_and_one_before_is_the_reason(tmp_path):

@@ -152,7 +152,8 @@ def need(needed_bytes: int, folder: Path, what: str) -> None:
     free = free_bytes(folder)
     if free is not None and free < needed_bytes:
         raise Trouble(f"cannot {what}: it needs {in_units(needed_bytes)}, and {folder} has {in_units(free)} free; "
-                      "make room, then the same command goes on from the last committed checkpoint")
+                      "make room, then the same command goes on from the last committed checkpoint"
+                      ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def in_units(size: float) -> str:
