@@ -37,7 +37,7 @@ NAMED_WITHIN = 20
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--windows", type=int, default=1000, metavar="N", help="clean ones of each kind (default: 1000)")
+    parser.add_argument("--windows", type=int, default=1000, metavar="N", help="clean ones of each kind")
     parser.add_argument("--slowed", type=int, default=10, metavar="N", help="slowed runs a stage (default: 10)")
     arguments = parser.parse_args()
     place = lay_out(Path(tempfile.mkdtemp(prefix="dstrain-pace-")))
