@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from broken_disk import (  # noqa: E402  (the folder of this file is not that of a package)
-    CUTS, END, Done, arm, cut_power, disarm, in_fork, read_journal, with_broken_disk)
+    CUTS, END, arm, cut_power, disarm, in_fork, read_journal, with_broken_disk)
 
 OLDER, SCRATCH, ERROR, MIXED, CRASH = (
     "older state", "nothing, silently (from scratch)", "nothing, an error", "wrong state, silently", "crash or hang")
@@ -38,11 +38,6 @@ class DeepSpeedMoment:
     def __init__(self, place: Path, engine: Any, moments: list[Any]):
         self.place, self.engine, self.trials = place, engine, 0
         self.digests = [moment.digest for moment in moments]  # of steps 2, 4 and 6
-
-    def dry_run(self, way: str) -> list[Done]:
-        trial = self.trial(way, "mkdir", 0, "none", False)
-        assert trial.outcome == "newest committed" and trial.published, trial
-        return read_journal(self.work / "journal")
 
     def trial(self, way: str, kind: str, number: int, fault: str, to_the_end: bool) -> Any:
         from file_operations import RIGHT, Trial
@@ -114,5 +109,5 @@ def fill_with_noise(engine: Any) -> None:
 if __name__ == "__main__":
     with_broken_disk(sys.argv)
     import file_operations
-    sys.argv += ["--ways", *file_operations.DEEPSPEED_WAYS]
+    sys.argv += ["--mutants", "--ways", *file_operations.DEEPSPEED_WAYS]
     sys.exit(file_operations.main())

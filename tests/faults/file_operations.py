@@ -11,7 +11,8 @@ a write said as such, half a write that claims to be whole. Then another clone l
 the checkpoint of step 6 if its rename was done, else that of step 4, bit for bit; an error must be one line that names
 the place, the reason and the remedy; and a save that follows must succeed. Nothing may hang. With saves beside the
 training, in its place, and of a step that is committed already. Of each kind and fault some trials go on with the
-trainer itself, to the run's end, and are compared with the run that nothing befell. Exit code 1 if anything was wrong.
+trainer itself, to the run's end, and are compared with the run that nothing befell. Last, three careless ways of saving
+are seen to be noticed. Exit code 1 if anything was wrong, or not noticed.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class Plan(NamedTuple):
     to_the_end: int
     """of each kind and fault so many trials go on with the trainer itself"""
     seed: int
+    mutants: tuple[str, ...]
 
 
 def run(place: Path, plan: Plan, say: Callable[[str], None]) -> list[Trial]:
@@ -119,6 +121,9 @@ def run(place: Path, plan: Plan, say: Callable[[str], None]) -> list[Trial]:
             deepspeed = DeepSpeedMoment(place, saver.engine, moments)
             for way in plan.ways:
                 trials.extend(sweep(deepspeed if way in DEEPSPEED_WAYS else moment, way, plan, say))
+            few = plan._replace(calls=1, to_the_end=0)
+            for moment.mutant in plan.mutants:
+                trials.extend(trial._replace(way=moment.mutant) for trial in sweep(moment, WAYS[1], few, say))
         else:
             from deepspeed_saves import save_with_deepspeed
             save_with_deepspeed(saver.engine, place)
@@ -135,7 +140,9 @@ def run(place: Path, plan: Plan, say: Callable[[str], None]) -> list[Trial]:
 
 def sweep(moment: Any, way: str, plan: Plan, say: Callable[[str], None]) -> Iterator[Trial]:
     """Every kind of operation, every call of it, every fault."""
-    calls = Counter(one.kind for one in moment.dry_run(way))
+    undisturbed = moment.trial(way, END, 0, "none", False)
+    yield undisturbed
+    calls = Counter(one.kind for one in read_journal(moment.work / "journal"))
     chance, began = random.Random(f"{plan.seed} {way}"), time.monotonic()
     say(f"{way}: a save is " + ", ".join(f"{calls[kind]} {kind}" for kind in OF_KIND if calls[kind]))
     for kind in plan.kinds:
@@ -164,11 +171,7 @@ class Moment:
         self.digest = digest_of(saver.engine)
         """of what DeepSpeed's own checkpoint must bring back"""
         self.trials = 0
-
-    def dry_run(self, way: str) -> list[Done]:
-        trial = self.trial(way, "mkdir", 0, "none", False)
-        assert trial.outcome == RIGHT and trial.published, trial
-        return read_journal(self.work / "journal")
+        self.mutant: str | None = None
 
     def trial(self, way: str, kind: str, number: int, fault: str, to_the_end: bool) -> Trial:
         """Break it, look what is there, load it, save again."""
@@ -208,6 +211,8 @@ class Moment:
     def _save(self, way: str, kind: str, number: int, fault: str) -> dict:
         """In a clone: as the trainer saves, and hears at its next step what became of it."""
         from dstrain.config.errors import Trouble, UserError
+        if self.mutant is not None:
+            MUTANTS[self.mutant]()
         said: list[str] = []
         saver = self._new_saver(self.work / "dir/run/checkpoints", way, said)
         error, how = "", ""
@@ -235,7 +240,7 @@ class Moment:
         error, how, said = saved.result["error"], saved.result["how"], saved.result["said"]
         if how == "traceback" or error and not well_said(error, trial.path):
             return f"an error that is not in one line with file, reason and remedy: {error}"
-        if not error and not (trial.published or trial.kind == END):
+        if not error and not trial.published:
             return "it says that it has saved, but nothing is published"
         if not error and not any(line.startswith("saved") for line in said):
             return "it has saved, but does not say so"
@@ -296,6 +301,31 @@ class Moment:
         return f"the run that went on differs: {differences[:3]}" if differences else None
 
 
+def _sync_nothing() -> None:
+    os.fsync = lambda file: None
+
+
+def _read_nothing_back() -> None:
+    from dstrain.runtime.checkpoint import disk
+    disk.check_at = lambda *where: None
+
+
+def _remove_first() -> None:
+    from dstrain.runtime.checkpoint import saver
+    from dstrain.runtime.checkpoint.folder import committed
+    inner = saver.write
+
+    def write(folder: Path, *more: Any) -> Path:
+        for old in committed(folder):
+            shutil.rmtree(old)
+        return inner(folder, *more)
+    saver.write = write
+
+
+MUTANTS = {"syncs nothing": _sync_nothing, "reads nothing back": _read_nothing_back, "removes first": _remove_first}
+"""careless ways of saving, each of which this harness must notice"""
+
+
 def lone_rank_that_can_be_forked() -> Any:
     """One rank whose collectives need no threads: a clone would be without them."""
     import torch
@@ -349,10 +379,10 @@ def well_said(error: str, path: str) -> bool:
 
 def table(trials: list[Trial]) -> str:
     """By operation and fault: how often the newest committed checkpoint was loaded, with each way of saving."""
-    ways = [way for way in (*WAYS, *DEEPSPEED_WAYS) if any(trial.way == way for trial in trials)]
+    ways = [way for way in (*WAYS, *DEEPSPEED_WAYS, *MUTANTS) if any(trial.way == way for trial in trials)]
     lines = ["| operation | fault | " + " | ".join(ways) + " |", "|---" * (2 + len(ways)) + "|"]
     for kind in (*OF_KIND, END):
-        for fault in OF_KIND.get(kind, CUTS):
+        for fault in OF_KIND.get(kind, ("none", *CUTS)):
             cells = []
             for way in ways:
                 of_these = [trial for trial in trials if (trial.way, trial.kind, trial.fault) == (way, kind, fault)]
@@ -363,8 +393,8 @@ def table(trials: list[Trial]) -> str:
     lines.append("")
     for way in ways:
         of_way = [trial for trial in trials if trial.way == way]
-        counts = Counter(trial.outcome if way in DEEPSPEED_WAYS or trial.outcome == RIGHT else "WRONG"
-                         for trial in of_way)
+        counts = Counter(trial.outcome if way in DEEPSPEED_WAYS or trial.outcome == RIGHT else
+                         "WRONG" if way in WAYS else "noticed" for trial in of_way)
         new = sum(trial.published for trial in of_way)
         lines.append(f"{way}: {len(of_way):,} trials, the save was complete in {new:,}: "
                      + ", ".join(f"{count:,} {outcome}" for outcome, count in counts.most_common()))
@@ -384,6 +414,8 @@ def main() -> int:
     parser.add_argument("--ways", nargs="+", choices=(*WAYS, *DEEPSPEED_WAYS), default=(*WAYS, *DEEPSPEED_WAYS))
     parser.add_argument("--kinds", nargs="+", choices=(*OF_KIND, END), default=(*OF_KIND, END))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mutants", nargs="*", choices=tuple(MUTANTS), default=tuple(MUTANTS),
+                        help="careless ways of saving, a call each, which must be noticed")
     parser.add_argument("--json", type=Path, help="write all trials there")
     arguments = parser.parse_args()
     with_broken_disk(sys.argv)
@@ -391,7 +423,8 @@ def main() -> int:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # there an fsync costs nothing
     place = Path(tempfile.mkdtemp(prefix="dstrain-file-operations-", dir=memory)).resolve()
     try:
-        plan = Plan(tuple(arguments.ways), tuple(arguments.kinds), arguments.calls, arguments.to_the_end, arguments.seed)
+        plan = Plan(tuple(arguments.ways), tuple(arguments.kinds), arguments.calls, arguments.to_the_end,
+                    arguments.seed, tuple(arguments.mutants))
         trials = run(place, plan, lambda line: print(line, file=sys.stderr, flush=True))
     finally:
         os.chdir("/")
@@ -400,7 +433,10 @@ def main() -> int:
         arguments.json.write_text(json.dumps([trial._asdict() for trial in trials]))
     print(table(trials))
     print(f"{len(trials):,} trials, {time.monotonic() - began:.0f} s, seed {arguments.seed}")
-    return int(any(trial.outcome != RIGHT for trial in trials if trial.way in WAYS))
+    unnoticed = [mutant for mutant in arguments.mutants
+                 if all(trial.outcome == RIGHT for trial in trials if trial.way == mutant)]
+    print("".join(f"NOT NOTICED: a save that {mutant}\n" for mutant in unnoticed), end="")
+    return int(bool(unnoticed) or any(trial.outcome != RIGHT for trial in trials if trial.way in WAYS))
 
 
 if __name__ == "__main__":
