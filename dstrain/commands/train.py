@@ -58,10 +58,8 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
             attempt = ranks.share(f"{time.time_ns():x}")
             # Nobody looks into the folder before it is cleared.
             with ranks.together(f"clearing {folder.path}"), in_words("prepare", folder.path):
-                if fresh and ranks.first:
-                    folder.clear()
                 if ranks.first:
-                    note_ending(folder.path)
+                    folder.clear() if fresh else note_ending(folder.path)
                     blackbox.clear(folder.path)
             with ranks.together(f"opening the black box of {folder.path}"):
                 pulse = watched(folder.path, ranks.rank, ranks.world, attempt)

@@ -27,6 +27,7 @@ class RunFolder:
         self.recipe = self.path / "recipe.yaml"
         self.ds_config = self.path / "ds_config.json"
         self.environment = self.path / "environment.json"
+        self.endings = self.path / "endings.jsonl"
         self.tokenizer = self.path / "tokenizer"
 
     @staticmethod
@@ -43,7 +44,7 @@ class RunFolder:
             for path in (self.checkpoints, self.tensorboard, self.tokenizer):
                 if path.exists():
                     shutil.rmtree(path)
-            for path in (self.metrics, self.ledger, self.recipe, self.ds_config, self.environment):
+            for path in (self.metrics, self.ledger, self.recipe, self.ds_config, self.environment, self.endings):
                 path.unlink(missing_ok=True)
 
     def make(self) -> None:

@@ -61,6 +61,12 @@ def finished_before(place: Path, name: str) -> None:
         finished(place, name)
 
 
+def started_over(place: Path, name: str) -> None:
+    """What was removed with --fresh left no earlier attempts, either."""
+    finished_before(place, name)
+    assert _start(place, name, "run.steps=6", "--fresh", "--yes").wait() == [0, 0]
+
+
 def killed(place: Path, name: str) -> None:
     job = _training(place, name)
     job.send(signal.SIGKILL, [1])
@@ -253,6 +259,7 @@ def running(place: Path, name: str) -> Callable[[], object]:
 ENDS: dict[str, End] = {
     "finished": End(finished, ["it finished, at step 6", r"newest checkpoint is \S+step_00000006"]),
     "finished-before": End(finished_before, ["it finished, at step 6", "earlier attempts:\n.*step 6: it finished"]),
+    "started-over": End(started_over, [r"(?s)\A(?!.*earlier attempts).*it finished, at step 6"]),
     "killed": End(killed, [r"rank 1 on \S+ \(process \d+\) was killed from outside \(as by SIGKILL\), ",
                            r"GiB of memory were left", KEPT]),
     "killed-alone": End(killed_alone, [r"rank 0 on \S+ \(process \d+\) was killed from outside", KEPT]),
