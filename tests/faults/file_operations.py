@@ -96,9 +96,7 @@ def run(place: Path, plan: Plan, say: Callable[[str], None]) -> list[Trial]:
     from dstrain.train.trainer import train
 
     ranks = lone_rank_that_can_be_forked()
-    (place / "run.yaml").write_text(RECIPE)
-    (place / "corpus.txt").write_text("".join(f"line {n} says that {n} plus one is {n + 1}\n" for n in range(400)))
-    (place / "valid.txt").write_text("one plus one is two\nand that is all\n")
+    lay_out(place)
     os.chdir(place)
     trials: list[Trial] = []
     recipe = load_recipe("run.yaml")
@@ -136,6 +134,13 @@ def run(place: Path, plan: Plan, say: Callable[[str], None]) -> list[Trial]:
     finally:
         Saver.save = inner
     return trials
+
+
+def lay_out(place: Path) -> None:
+    """The recipe and its text in an empty folder."""
+    (place / "run.yaml").write_text(RECIPE)
+    (place / "corpus.txt").write_text("".join(f"line {n} says that {n} plus one is {n + 1}\n" for n in range(400)))
+    (place / "valid.txt").write_text("one plus one is two\nand that is all\n")
 
 
 def sweep(moment: Any, way: str, plan: Plan, say: Callable[[str], None]) -> Iterator[Trial]:
