@@ -10,6 +10,8 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+trap 'echo "asked to leave before any rank was started; the same command goes on" >&2; exit 75' TERM USR1
+
 ranks=
 if [ "${1:-}" = --ranks ]; then
     ranks=${2:-}
@@ -40,17 +42,9 @@ if [ "$gpus" -gt 0 ] && [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
     how_many=()
 fi
 
-# --hostfile /dev/null: this machine only, whatever /job/hostfile says.
-interrupted=
-trap 'interrupted=yes' INT  # the launcher and the ranks get Ctrl-C too, and end by themselves
-code=0
-python "$root/launch/run_deepspeed.py" --quiet --hostfile /dev/null "${how_many[@]}" \
-    --master_port "${MASTER_PORT:-$(free_port)}" "$root/launch/train.py" "$@" || code=$?
-if [ -n "$interrupted" ]; then
-    echo "stopped by Ctrl-C; the same command goes on from the last checkpoint, or else from the start" >&2
-    exit 130
-fi
-case $code in
-    0 | 1 | 2) exit "$code" ;;
-    *) exit 1 ;;  # a rank that was killed: the launcher passes on the signal's number
-esac
+# --hostfile /dev/null: this machine only, whatever /job/hostfile says. In this script's place, so that a signal to it
+# reaches the ranks: bash would hear of it only after the training. Exit code 75: left on SIGTERM or SIGUSR1, saved.
+port=${MASTER_PORT:-$(free_port)}  # not within exec: bash runs no trap once it has begun with that
+trap - TERM USR1
+exec python "$root/launch/run_deepspeed.py" --quiet --hostfile /dev/null "${how_many[@]}" \
+    --master_port "$port" "$root/launch/train.py" "$@"

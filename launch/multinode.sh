@@ -55,7 +55,7 @@ where=(--hostfile "$hostfile" --master_addr "${MASTER_ADDR:-$(head -n 1 <<< "$ho
     --master_port "${MASTER_PORT:-$(port_for "$(cat "$hostfile")")}")
 
 if [ -n "$node_rank" ]; then
-    exec deepspeed --quiet "${where[@]}" --no_ssh --node_rank "$node_rank" "$root/launch/train.py" "$@"
+    exec python "$root/launch/run_deepspeed.py" --quiet "${where[@]}" --no_ssh --node_rank "$node_rank" "$root/launch/train.py" "$@"
 fi
 
 if ! command -v pdsh > /dev/null; then

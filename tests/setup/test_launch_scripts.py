@@ -92,7 +92,7 @@ def test_multinode_starts_this_node_without_ssh(repo):
         done = run_script(["bash", "launch/multinode.sh", "hosts", "--node_rank", node, "r", "a.b=1"], repo,
                           DS_ACCELERATOR="cpu")
         assert done.returncode == 0, done.stderr
-    first, second = calls(repo / ".venv" / "bin", "deepspeed")
+    first, second = calls(repo / "launch", "run_deepspeed.py")
     assert [option(call, "--node_rank") for call in (first, second)] == ["0", "1"]
     assert option(first, "--master_addr") == option(second, "--master_addr") == "n1"
     assert option(first, "--master_port") == option(second, "--master_port")
