@@ -19,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Callable
 
+from deepspeed_saves import digest_of, fill_with_noise
 from one_engine import Trained, in_child
 
 from dstrain.runtime.checkpoint import loading
@@ -74,17 +75,18 @@ def run_deepspeed(trained: Trained, flips: int, seed: int) -> Counter:
     """The same flips in what `engine.save_checkpoint` wrote: what `load_checkpoint` makes of them."""
     folder, chance = trained.place / "deepspeed", random.Random(seed)
     trained.engine.deepspeed.save_checkpoint(str(folder))
-    saved = trained.weights()
+    saved = digest_of(trained.engine)
     outcomes = Counter()
     for _ in range(flips):
         path, bit = choose(folder, chance)
         flip(path, bit)
 
         def load() -> str:
+            fill_with_noise(trained.engine)  # else what was not loaded would look as if it had been
             where, _ = trained.engine.deepspeed.load_checkpoint(str(folder))
             if where is None:
                 return "silently nothing: training would start from scratch"
-            return "the right numbers" if trained.weights() == saved else "WRONG numbers, without a word"
+            return "the right numbers" if digest_of(trained.engine) == saved else "WRONG numbers, without a word"
 
         outcome, words = in_child(load)
         outcomes[words if outcome == "returned" else "an error" if outcome == "raised" else outcome] += 1
