@@ -23,7 +23,8 @@ def test_a_mistake_in_one_ranks_data_ends_all_ranks_and_is_said_once(case, ds_co
 def test_a_reader_that_breaks_ends_all_ranks_with_its_name(case):
     first, last = case.ranks(2).run(training, in_new_folder(case), "zero1_fp32", "broken feed", 5)
     assert last.error == ("ZeroDivisionError", REASON)
-    assert first.error == ("FailedElsewhere", f"reading the rows of step 5 failed on rank 1: ZeroDivisionError: {REASON}")
+    assert first.error == ("FailedElsewhere",
+                           f"reading the rows of step 5 failed on rank 1: ZeroDivisionError: {REASON}")
 
 
 def test_alone_it_ends_with_its_own_error(case):
