@@ -131,7 +131,7 @@ def judged(loader: "Loader", checkpoint: Path, truth: dict, file: str, harm: str
     from dstrain.config.errors import UserError
 
     Path("/proc/self/clear_refs").write_text("5")  # the kernel's peak of what this process has in memory starts anew
-    before, began = _peak_bytes(), time.perf_counter()
+    before, began = _peak_bytes(), time.process_time()
     try:
         loaded, words = loader.load(checkpoint), ""
         outcome = "same" if loaded == truth else "other"
@@ -139,7 +139,7 @@ def judged(loader: "Loader", checkpoint: Path, truth: dict, file: str, harm: str
         outcome, words = "refused", str(error)
     except BaseException as error:
         outcome, words = f"{type(error).__name__} instead of a UserError", str(error)
-    seconds, memory = time.perf_counter() - began, _peak_bytes() - before
+    seconds, memory = time.process_time() - began, _peak_bytes() - before
     if seconds > SLOWEST_S:
         return f"{outcome} after {seconds:.1f} s", False, words, seconds
     if memory > MOST_MEMORY:
