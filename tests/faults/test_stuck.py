@@ -32,7 +32,7 @@ def launched(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hanging(tmp_path_factory):
-    """Started one by one, as torchrun or srun do; its second rank hangs in native code, in the forward pass of step 21 of ZeRO-3."""
+    """Started one by one, as srun does; its second rank hangs in native code, in the forward pass of step 21."""
     place = lay_out(tmp_path_factory.mktemp("hanging"))
     return Ranks(place, "hanging", 2, {1: ("native", "step", 62)}, *ENDLESS, *VALIDATES, "engine.config=zero3_fp32")
 

@@ -2,8 +2,8 @@
 
     python toy_rank.py RUN_FOLDER RANK WORLD STEPS FAULT@PHASE:STEP ...
 
-FAULT is one of sleep=SECONDS, native (sleeps in native code, holding the interpreter's lock), waits (in a collective,
-for ever), kill (SIGKILL to itself). It ends with a word and code 0, if it ends.
+FAULT is one of sleep=SECONDS, rests (for 5 s of its own, so that a stop in between makes it longer), native (sleeps in
+native code, holding the interpreter's lock), waits (in a collective, for ever), kill (SIGKILL to itself). It ends with a word and code 0, if it ends.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class Toy:
             print(f"{fault} at {time.time():.3f}", file=sys.stderr, flush=True)
             if fault.startswith("sleep="):
                 time.sleep(float(fault.removeprefix("sleep=")))
+            elif fault == "rests":
+                (self.folder / "rests").touch()
+                for _ in range(100):
+                    time.sleep(0.05)
             elif fault == "native":
                 ctypes.PyDLL(None).sleep(3600)
             elif fault == "waits":

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 through the launch scripts: to the script, its process group, every process of it, or torchrun."""
+"""SIGTERM and SIGUSR1 through the launch scripts: to the script, its process group, every process; to torchrun."""
 
 from __future__ import annotations
 
