@@ -3,7 +3,8 @@
     python toy_rank.py RUN_FOLDER RANK WORLD STEPS FAULT@PHASE:STEP ...
 
 FAULT is one of sleep=SECONDS, rests (for 5 s of its own, so that a stop in between makes it longer), native (sleeps in
-native code, holding the interpreter's lock), waits (in a collective, for ever), kill (SIGKILL to itself). It ends with a word and code 0, if it ends.
+native code, holding the interpreter's lock), waits (in a collective, for ever), kill (SIGKILL to itself). It ends with
+a word and code 0, if it ends.
 """
 
 from __future__ import annotations
