@@ -87,10 +87,12 @@ def test_a_disk_that_is_full_when_a_run_goes_on(place):
     with small_disk(place / "full_later") as disk:
         disturbed(place, disk, 1, SAVE, 3, fill)
         before = (disk / "small/recipe.yaml").read_bytes(), (disk / "small/metrics.jsonl").read_bytes()
-        again = trained(place, disk.name)
-        assert again.codes == [1] and is_one_line(again) and "No space left" in again.errors, again
-        assert before == ((disk / "small/recipe.yaml").read_bytes(), (disk / "small/metrics.jsonl").read_bytes())
-        make_room(disk)
+        for fills in (None, functools.partial(before_call, "dstrain.train.announce:freeze", 1,
+                                              functools.partial(fill, disk), 0)):
+            again = trained(place, disk.name, 1, fills)
+            assert again.codes == [1] and is_one_line(again) and "No space left" in again.errors, again
+            assert before == ((disk / "small/recipe.yaml").read_bytes(), (disk / "small/metrics.jsonl").read_bytes())
+            make_room(disk)
         assert "goes on from full_later/small/checkpoints/step_0000000" in assert_goes_on_unharmed(place, disk, 1).out
 
 
