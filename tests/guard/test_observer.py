@@ -1,6 +1,6 @@
 """Observers beside ranks that give the signs of a training: who is named, when, and what is left. Run all at once.
 
-A step takes 0.05 s here, so a rank is to be named within 2 x 0.05 + 10 s.
+A step takes 0.05 s here, on a machine that is not busy, so a rank is named within 2 x 0.05 + 10 s.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import pytest
 from dstrain.guard.blackbox import clear, read_alarm, read_record, stack_path
 
 TOY = Path(__file__).resolve().parent / "toy_rank.py"
-NAMED_WITHIN_S = 10.5
-"""the bound, and what a busy machine adds to it"""
 ENDLESS = 100_000
 
 
@@ -70,6 +68,10 @@ class Run:
     def record(self, rank: int):
         return read_record(self.folder, rank)
 
+    def bound_s(self) -> float:
+        """Twice the slowest recent step and 10 s."""
+        return 2 * max(self.record(rank).slowest_step_s for rank in range(len(self.ranks))) + 10
+
     def named_after_s(self) -> float:
         """From the fault to the alarm."""
         fault_at = self.fault_at or float(next(line for line in self.said.splitlines() if " at " in line).split()[-1])
@@ -102,7 +104,7 @@ def runs(tmp_path_factory):
         "lost": (2, ENDLESS, {}),
         "killed": (2, ENDLESS, {1: ["kill@step:21"]}),
         "ctrl_z": (2, 120, {1: ["rests@step:40"]}),
-        "slow_data": (2, 30, {1: ["sleep=11@data:25"]}),
+        "slow_data": (2, 30, {1: ["sleep=15@data:25"]}),
         "long_first_step": (2, 15, {0: ["sleep=11@step:1"]}),
         "long_validation": (2, 15, {1: ["sleep=11@validation:10"]}),
         "long_save": (2, 15, {0: ["sleep=11@saving:10"]}),
@@ -137,7 +139,7 @@ def runs(tmp_path_factory):
 def test_a_stopped_rank_is_named_by_its_state_and_all_ranks_end(runs):
     run = runs["stopped"]
     assert (run.alarm.kind, run.alarm.rank, run.alarm.pid) == ("stopped", 1, run.ranks[1].pid)
-    assert 7 < run.named_after_s() < NAMED_WITHIN_S
+    assert 7 < run.named_after_s() < run.bound_s()
     assert run.codes == [-9, -9] and run.left == []
     assert run.said.count("is stopped (as by SIGSTOP)") == 1
     assert "toy_rank.py" in stack_path(run.folder, 0).read_text()  # the one that waits shows where
@@ -148,13 +150,13 @@ def test_a_stopped_rank_is_named_by_its_state_and_all_ranks_end(runs):
 def test_a_rank_alone_has_an_observer_too(runs):
     run = runs["stopped_alone"]
     assert (run.alarm.kind, run.alarm.rank) == ("stopped", 0)
-    assert run.codes == [-9] and run.left == [] and run.named_after_s() < NAMED_WITHIN_S
+    assert run.codes == [-9] and run.left == [] and run.named_after_s() < run.bound_s()
 
 
 def test_a_rank_in_native_code_is_named_and_shows_its_stack_though_it_holds_the_lock(runs):
     run = runs["native"]
     assert (run.alarm.kind, run.alarm.rank, run.alarm.step, run.alarm.phase) == ("stuck", 2, 20, "step")
-    assert run.named_after_s() < NAMED_WITHIN_S
+    assert run.named_after_s() < run.bound_s()
     assert run.codes == [-9, -9, -9] and run.left == []
     assert "in fail" in stack_path(run.folder, 2).read_text()
     assert "in meet" in stack_path(run.folder, 0).read_text() and "in meet" in stack_path(run.folder, 1).read_text()
@@ -170,7 +172,7 @@ def test_where_nobody_is_behind_all_are_named(runs):
 def test_a_rank_whose_observer_is_silent_is_lost(runs):
     run = runs["lost"]
     assert (run.alarm.kind, run.alarm.rank) == ("lost", 1) and run.codes == [-9, -9]
-    assert run.named_after_s() < NAMED_WITHIN_S
+    assert run.named_after_s() < run.bound_s()
 
 
 def test_a_killed_rank_is_gone_without_a_word_and_nobody_waits_for_it(runs):
