@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dstrain.commands.use import good_checkpoint
+from dstrain.commands.use import read_checkpoint
 
 
 def export_command(run: Path, which: str, out: Path) -> None:
     from dstrain.export.hf import export_hf, refuse_what_is_there  # torch takes its time
 
     refuse_what_is_there(out)
-    export_hf(good_checkpoint(run, which), out, print)
+    read_checkpoint(run, which, lambda checkpoint: export_hf(checkpoint, out, print))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Callable
 
 from dstrain.config.errors import UserError
 from dstrain.config.load import load_saved_recipe
@@ -20,8 +21,7 @@ def replay_command(run: Path, step: int, rows: int) -> int:
     if not 1 <= step <= recipe.run.steps:
         raise UserError(f"--step {step}: this run has steps 1 to {recipe.run.steps}")
     family = family_of(recipe)
-    place, tokenizer_folder = _nearest_place(folder, step)
-    tokenizer = family.open_tokenizer(recipe, tokenizer_folder)
+    place, tokenizer = _nearest_place(folder, step, lambda where: family.open_tokenizer(recipe, where))
     feed = family.train_feed(recipe, tokenizer, 0, 1, place)
     try:
         batch = next(batch for batch in feed if batch.number == step)
@@ -38,16 +38,19 @@ def replay_command(run: Path, step: int, rows: int) -> int:
     return int(step in recorded and recorded[step] != found)
 
 
-def _nearest_place(folder, step: int) -> tuple[dict | None, Path | None]:
+def _nearest_place(folder, step: int, open_tokenizer: Callable[[Path | None], Any]) -> tuple[dict | None, Any]:
     """Place and tokenizer of the last good checkpoint before `step`, so that not all steps have to be made again."""
-    from dstrain.runtime.checkpoint.folder import committed
+    from dstrain.runtime.checkpoint.folder import committed, step_of
     from dstrain.runtime.checkpoint.loading import load
     from dstrain.runtime.checkpoint.manifest import verify
-    good = [path for path in committed(folder.checkpoints) if verify(path) is None]
-    before = [path for path in good if int(path.name.removeprefix("step_")) < step]
-    if before:
-        return load(before[-1]).state["place"], before[-1] / "tokenizer"
-    return None, folder.tokenizer if folder.tokenizer.is_dir() else None
+    for checkpoint in reversed(committed(folder.checkpoints)):
+        if step_of(checkpoint) < step and verify(checkpoint) is None:
+            try:
+                return load(checkpoint).state["place"], open_tokenizer(checkpoint / "tokenizer")
+            except (UserError, OSError):
+                if checkpoint.exists():
+                    raise  # else a training beside us has just removed it: one before it serves as well, or none
+    return None, open_tokenizer(folder.tokenizer if folder.tokenizer.is_dir() else None)
 
 
 def _print_rows(batch, tokenizer, rows: int) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple, TypeVar
 
 from dstrain.config.errors import UserError
 from dstrain.config.load import load_saved_recipe
 from dstrain.config.schema import Recipe
+
+TRIES = 10
+T = TypeVar("T")
 
 
 class Trained(NamedTuple):
@@ -33,33 +36,47 @@ def eval_command(run: Path, which: str) -> None:
 
 def load_trained(run: Path, which: str) -> Trained:
     """Model, tokenizer and recipe from a checkpoint folder, in one process, in fp32."""
-    where = good_checkpoint(run, which)
     from dstrain.data.tokenizers.tokenizer import load_tokenizer
     from dstrain.families import family_of
     from dstrain.runtime.checkpoint.loading import load
     from dstrain.runtime.dist import lone_rank
     from dstrain.runtime.engine import fill_weights
 
-    recipe = load_saved_recipe(where / "recipe.yaml")
-    family = family_of(recipe)
-    tokenizer, ranks = load_tokenizer(recipe.tokenizer, folder=where / "tokenizer"), lone_rank()
-    trainee = family.build_trainee(recipe, tokenizer)
-    fill_weights(trainee, load(where).weight_of, rank=0)
-    return Trained(recipe, family, tokenizer, trainee.to(ranks.device).eval(), ranks, where)
+    def read(where: Path) -> Trained:
+        recipe = load_saved_recipe(where / "recipe.yaml")
+        family = family_of(recipe)
+        tokenizer, ranks = load_tokenizer(recipe.tokenizer, folder=where / "tokenizer"), lone_rank()
+        trainee = family.build_trainee(recipe, tokenizer)
+        fill_weights(trainee, load(where).weight_of, rank=0)
+        return Trained(recipe, family, tokenizer, trainee.to(ranks.device).eval(), ranks, where)
+
+    return read_checkpoint(run, which, read)
 
 
-def good_checkpoint(run: Path, which: str) -> Path:
-    """A checkpoint whose files are what its manifest says."""
+def read_checkpoint(run: Path, which: str, read: Callable[[Path], T]) -> T:
+    """What `read` makes of a checkpoint whose files are what its manifest says.
+
+    A training beside us may remove that checkpoint at any moment of this, as it moves on to newer ones: then its
+    successor is read instead.
+    """
+    for _ in range(TRIES):
+        where = find_checkpoint(run, which)
+        try:
+            refuse_damaged(where)
+            return read(where)
+        except (UserError, OSError):
+            if where.exists():
+                raise
+    raise UserError(f"{run}: its training removed the checkpoint {TRIES} times while it was read; "
+                    "copy the newest one elsewhere and name the copy, or set checkpoint.keep higher")
+
+
+def refuse_damaged(where: Path) -> None:
     from dstrain.runtime.checkpoint.manifest import verify
 
-    where = find_checkpoint(run, which)
     fault = verify(where)
-    while fault is not None and not where.exists():  # a training beside us has moved on to newer ones
-        where = find_checkpoint(run, which)
-        fault = verify(where)
     if fault is not None:
         raise UserError(f"{where} is damaged: {fault}; choose another with --checkpoint")
-    return where
 
 
 def find_checkpoint(run: Path, which: str) -> Path:
