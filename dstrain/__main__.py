@@ -101,6 +101,35 @@ def _parser() -> argparse.ArgumentParser:
     _add_recipe(command)
     command.add_argument("--out", metavar="DIR", help="where to write; default: data.prepared, or prepared/RUN_NAME")
 
+    command = _add(commands, "submit", _submit, "check a job, write its batch script and submit it to Slurm",
+                   "dstrain submit quickstart --nodes 2 --gpus 8 --time 12:00:00 --dry-run\n"
+                   "  dstrain submit my.yaml --nodes 2 --gpus 8 --sweep optim.lr=1e-3,2e-3,3e-3")
+    _add_recipe(command)
+    command.add_argument("--nodes", default="1", metavar="N", help="default: 1; 2-4: any number between, at each start")
+    command.add_argument("--gpus", required=True, metavar="G", help="of a node, one rank each; 0: CPU ranks")
+    command.add_argument("--ranks-per-node", metavar="R", help="with --gpus 0 (default: 1)")
+    command.add_argument("--cpus", metavar="N", help="cores of a node (default: 4 a rank, or what a node has)")
+    command.add_argument("--memory", metavar="SIZE", help="of a node, such as 64G (default: the partition's)")
+    command.add_argument("--time", metavar="TIME", help="limit of one job, as Slurm writes it (default: 12:00:00, or "
+                                                        "the partition's where that is less)")
+    command.add_argument("--partition", metavar="NAME", help="default: the cluster's")
+    command.add_argument("--account", metavar="NAME", help="who pays (default: yours)")
+    command.add_argument("--launcher", choices=("deepspeed", "srun"), default="deepspeed",
+                         help="what starts the ranks: deepspeed on each node (default), or srun, one task a rank")
+    command.add_argument("--sweep", metavar="KEY=A,B,C", help="one run a value, as a job array")
+    command.add_argument("--chain", default="1", metavar="N", help="N jobs one after the other, where time is limited")
+    command.add_argument("--signal-before", default="120", metavar="SECONDS",
+                         help="so long before its time limit a job saves and leaves (default: 120)")
+    command.add_argument("--shared", action="store_true",
+                         help="the nodes see this machine's disk (it serves it to them)")
+    command.add_argument("--dry-run", action="store_true", help="check and print the script; write and submit nothing")
+
+    command = _add(commands, "status", _status, "show how runs stand: step, loss, speed, time left, job, checkpoint",
+                   "dstrain status\n  dstrain status runs/quickstart")
+    command.add_argument("run", nargs="*", metavar="RUN",
+                         help="run folder, or several; without one: what trains, waits or ended today in runs/")
+    command.add_argument("--all", action="store_true", help="every run in runs/")
+
     command = _add(commands, "eval", _eval, "score a run on its validation data", "dstrain eval runs/quickstart")
     _add_run(command)
 
@@ -175,6 +204,18 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _prepare(arguments: argparse.Namespace) -> int:
     from dstrain.commands.prepare import prepare_command
     return prepare_command(arguments.recipe, arguments.overrides, arguments.out)
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from dstrain.commands.submit import submit_command
+    return submit_command(arguments)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from dstrain.commands.status import status_command
+    if arguments.run and arguments.all:
+        raise UserError(f"--all: every run in runs/, but {arguments.run[0]} is named, too; leave one of them out")
+    return status_command(arguments.run, arguments.all)
 
 
 def _eval(arguments: argparse.Namespace) -> None:

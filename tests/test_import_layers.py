@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "dstrain"
 
-BELOW_COMMANDS = {"doctor", "families", "train", "infer", "runtime", "guard", "models", "data", "objectives",
+BELOW_COMMANDS = {"cluster", "doctor", "families", "train", "infer", "runtime", "guard", "models", "data", "objectives",
                   "nn", "config"}
 
 MAY_IMPORT = {
@@ -20,19 +20,20 @@ MAY_IMPORT = {
     "models": {"nn", "config"},
     "objectives": {"nn", "config"},
     "guard": {"config"},
+    "cluster": {"guard", "config"},
     "runtime": {"guard", "config"},
     "train": {"runtime", "guard", "objectives", "data", "nn", "config"},
     "infer": {"runtime", "objectives", "data", "nn", "config"},
     "families": {"models", "train", "infer", "data", "objectives", "nn", "config"},
     "export": {"models", "runtime", "data", "nn", "config"},
-    "doctor": BELOW_COMMANDS - {"doctor"},
+    "doctor": BELOW_COMMANDS - {"cluster", "doctor"},
     "commands": BELOW_COMMANDS | {"export"},
     "__main__": BELOW_COMMANDS | {"commands", "export"},
     "__init__": set(),
 }
 """parts of dstrain: what each may import besides itself. The trainer and inference never import a concrete model"""
 
-FOREIGN = {"config": {"yaml"}, "guard": set(), "nn": {"torch"}, "__init__": set()}
+FOREIGN = {"config": {"yaml"}, "cluster": {"yaml"}, "guard": set(), "nn": {"torch"}, "__init__": set()}
 """where only these packages beside the standard library may be imported"""
 
 

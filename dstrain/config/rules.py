@@ -11,7 +11,7 @@ from dstrain.config.schema import Optim, Recipe
 from dstrain.config.source_rules import check_source
 
 SIZES = ("width", "heads", "layers", "ff")
-FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]{0,99}")
 LM_TERMS = 1
 
 PlaceOf = Callable[[str], str]
@@ -88,7 +88,7 @@ def _check_run(recipe: Recipe, place_of: PlaceOf) -> None:
     run = recipe.run
     if not FOLDER_NAME.fullmatch(run.name):
         raise UserError(f"{place_of('run.name')}: run.name is {shown(run.name)}, which cannot name a folder; use up to "
-                        f"100 letters, digits, '-', '_' and '.', beginning with a letter or digit")
+                        f"100 letters, digits, '-', '_', '.' and '=', beginning with a letter or digit")
     if not run.dir.strip():
         raise UserError(f"{place_of('run.dir')}: run.dir is {shown(run.dir)}, which names no folder; write runs")
     if run.steps is None and run.tokens is None:

@@ -17,9 +17,10 @@ import zstandard
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
+from dstrain.config.source_files import kind_of
 from dstrain.config.source_rules import ENDINGS
 from dstrain.data.reading.columns import check_column, texts_in
-from dstrain.data.reading.files import fingerprint_of, kind_of, sound
+from dstrain.data.reading.files import fingerprint_of, sound
 from dstrain.data.reading.hub import asking, cached_folder, commit_of, is_folder, is_offline, one_line, unreachable
 from dstrain.data.reading.text import Raw
 from dstrain.data.reading.unpacked import text_bytes_in

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dstrain.config.schema import Source
+from dstrain.config.source_files import files_named, kind_of
 from dstrain.data.reading import cutting
 from dstrain.data.reading.columns import parquet_rows
 from dstrain.data.reading.embedded import embedded_files
-from dstrain.data.reading.files import files_named, fingerprint_of, kind_of, sound, unpacked
+from dstrain.data.reading.files import fingerprint_of, sound, unpacked
 from dstrain.data.reading.jsonlines import json_lines
 from dstrain.data.reading.text import Raw, Text
 from dstrain.data.reading.unpacked import text_bytes_in

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dstrain.config.source_files import kind_of, packing_of
 from dstrain.data.reading.columns import parquet_text_bytes
-from dstrain.data.reading.files import kind_of, packing_of
 from dstrain.data.reading.zstd import unpacked_bytes as zst_bytes
 
 

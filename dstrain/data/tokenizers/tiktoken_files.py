@@ -21,11 +21,7 @@ def tiktoken_encoding(name: str) -> Any:
     import requests
     import tiktoken
 
-    known = tiktoken.list_encoding_names()
-    if name not in known:
-        raise UserError(f"tokenizer: {name!r} is unknown; did you mean {_near(name, known)!r}? There are bytes, "
-                        f"{', '.join(sorted(known))}, bpe:N (such as bpe:8192), and the path of a folder that holds a "
-                        f"saved tokenizer")
+    _check_known(name)
     try:
         with _bounded_downloads():
             return tiktoken.get_encoding(name)
@@ -34,6 +30,28 @@ def tiktoken_encoding(name: str) -> Any:
         raise UserError(_how_to_get(name, reason)) from error
     except (OSError, ValueError) as error:  # a cache that cannot be written; a file with another checksum
         raise UserError(_how_to_get(name, str(error))) from error
+
+
+def missing_files(name: str) -> dict[str, Path]:
+    """Of an encoding: the addresses that are not in tiktoken's cache on this machine, each with where it belongs."""
+    _check_known(name)
+    places = {url: cache_folder() / _cache_name(url) for url in _urls(name)}
+    return {url: place for url, place in places.items() if not place.exists()}
+
+
+def cache_folder() -> Path:
+    named = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+    return Path(named) if named is not None else Path(tempfile.gettempdir()) / "data-gym-cache"
+
+
+def _check_known(name: str) -> None:
+    import tiktoken
+
+    known = tiktoken.list_encoding_names()
+    if name not in known:
+        raise UserError(f"tokenizer: {name!r} is unknown; did you mean {_near(name, known)!r}? There are bytes, "
+                        f"{', '.join(sorted(known))}, bpe:N (such as bpe:8192), and the path of a folder that holds a "
+                        f"saved tokenizer")
 
 
 def _near(name: str, known: list[str]) -> str:
@@ -45,9 +63,9 @@ def _near(name: str, known: list[str]) -> str:
 
 
 def _how_to_get(name: str, reason: str) -> str:
-    missing = [url for url in _urls(name) if not (_cache_folder() / _cache_name(url)).exists()]
-    files = "; ".join(f"{url} saved as {_cache_name(url)}" for url in missing) or "the encoding's files"
-    return (f"tokenizer {name}: its files are not in {_cache_folder()} and could not be downloaded ({reason}). Where "
+    files = "; ".join(f"{url} saved as {place.name}" for url, place in missing_files(name).items())
+    files = files or "the encoding's files"
+    return (f"tokenizer {name}: its files are not in {cache_folder()} and could not be downloaded ({reason}). Where "
             f"there is no network, put into a folder that TIKTOKEN_CACHE_DIR names: {files}")
 
 
@@ -57,11 +75,6 @@ def _urls(name: str) -> list[str]:
 
     constants = registry.ENCODING_CONSTRUCTORS[name].__code__.co_consts
     return [value for value in constants if isinstance(value, str) and value.startswith("https://")]
-
-
-def _cache_folder() -> Path:
-    named = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
-    return Path(named) if named is not None else Path(tempfile.gettempdir()) / "data-gym-cache"
 
 
 def _cache_name(url: str) -> str:

@@ -1,0 +1,116 @@
+"""What a run reads before its first step, and whether it is there for nodes without a network: text, shards, tokenizer.
+
+Found out with looks at the file system alone; what asks for a library of the hub or of tiktoken is handed in.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dstrain.cluster.prepared_there import prepared_there
+from dstrain.config.errors import UserError
+from dstrain.config.schema import Recipe, Source
+from dstrain.config.source_files import files_named
+
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+TRUE = ("1", "ON", "YES", "TRUE")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Libraries:
+    """Looks into caches that others keep."""
+
+    hub_cache: Callable[[str, str | None, str], str]
+    """(dataset, revision, place in the recipe) -> its folder in the cache; a UserError where it is not whole there"""
+    missing_of_tiktoken: Callable[[str], dict[str, Path]]
+    """an encoding's name -> the addresses that are not in the cache yet, with where they belong"""
+    cache_of_tiktoken: Callable[[], Path]
+    reaches_the_network: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What was found."""
+
+    paths: tuple[tuple[str, Path], ...]
+    """(what it is, where): the nodes must see it"""
+    notes: tuple[str, ...]
+
+
+def is_offline(environment: Mapping[str, str]) -> bool:
+    return any(environment.get(name, "").upper() in TRUE for name in OFFLINE)
+
+
+def needs_of(recipe: Recipe, has_checkpoint: bool, environment: Mapping[str, str], libraries: Libraries) -> Needs:
+    """A UserError for the first thing that is missing. A run with a checkpoint has its tokenizer in there."""
+    paths: list[tuple[str, Path]] = []
+    notes: list[str] = []
+    network = _Network(environment, libraries)
+    if recipe.data.prepared is not None:
+        paths.append(("data.prepared", prepared_there(recipe)))
+    else:
+        for split in ("train", "valid"):
+            for number, source in enumerate(getattr(recipe.data, split)):
+                _source(source, f"data.{split}.{number}", network, libraries, paths, notes)
+        if not has_checkpoint:
+            _tokenizer(recipe.tokenizer, network, libraries, paths, notes)
+    return Needs(tuple(paths), tuple(dict.fromkeys(notes)))
+
+
+class _Network:
+    def __init__(self, environment: Mapping[str, str], libraries: Libraries):
+        self._environment, self._libraries = environment, libraries
+        self._reached: bool | None = None
+
+    def why_not(self) -> str | None:
+        """None where the job may fetch at its start what is missing."""
+        if is_offline(self._environment):
+            return "offline mode is on (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE)"
+        if self._reached is None:
+            self._reached = self._libraries.reaches_the_network()
+        return None if self._reached else "no network is reached from here"
+
+
+def _source(source: Source, place: str, network: _Network, libraries: Libraries, paths: list, notes: list) -> None:
+    if source.path is not None:
+        paths.extend((place, folder) for folder in {path.parent for path in files_named(source.path, place)})
+    elif source.hub is not None and os.path.isdir(os.path.expanduser(source.hub)):
+        paths.append((place, Path(source.hub).expanduser()))
+    elif source.hub is not None:
+        if not _HUB_NAME.fullmatch(source.hub):
+            raise UserError(f"{place}.hub: {source.hub!r} is neither a folder (looked in {os.getcwd()}) nor the name "
+                            f"of a dataset on the hub, which is NAMESPACE/NAME, such as Salesforce/wikitext")
+        try:
+            paths.append((place, Path(libraries.hub_cache(source.hub, source.revision, place))))
+        except UserError as missing:
+            if (why := network.why_not()) is not None:
+                raise UserError(f"{missing}" if "offline mode" in why else f"{missing} ({why})") from None
+            notes.append(f"{place}: {source.hub} is not whole in this machine's cache: the job fetches it from the "
+                         f"hub, for which the nodes need a way out; without one: hf download {source.hub} --repo-type "
+                         f"dataset, or dstrain prepare")
+
+
+def _tokenizer(name: str, network: _Network, libraries: Libraries, paths: list, notes: list) -> None:
+    if "/" in name or os.sep in name:
+        folder = Path(name).expanduser()
+        if not (folder / "tokenizer.json").is_file():
+            raise UserError(f"tokenizer: {folder} holds no saved tokenizer (no tokenizer.json); correct the path, or "
+                            f"name a tokenizer such as gpt2 or bytes")
+        paths.append(("tokenizer", folder))
+    elif name != "bytes" and not name.startswith("bpe:"):
+        missing = libraries.missing_of_tiktoken(name)
+        if not missing:
+            paths.append((f"tokenizer {name}", libraries.cache_of_tiktoken()))
+        elif (why := network.why_not()) is not None:
+            files = "; ".join(f"{address} saved as {path.name}" for address, path in missing.items())
+            raise UserError(f"tokenizer {name}: its files are not in {next(iter(missing.values())).parent}, and {why}: "
+                            f"put into a folder that the nodes see and TIKTOKEN_CACHE_DIR names: {files}")
+        else:
+            notes.append(f"tokenizer {name} is not in this machine's cache: the job fetches it, for which the nodes "
+                         f"need a way out; without one, fetch it here into a shared folder that TIKTOKEN_CACHE_DIR "
+                         f"names")
