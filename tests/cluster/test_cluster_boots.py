@@ -31,38 +31,40 @@ def call(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProc
 
 
 def traces(folder: Path) -> dict[str, set[str]]:
-    """What a cluster could leave on the machine, by kind."""
+    """What a cluster could leave on the machine, by kind. Other clusters beside this one are not its traces."""
     return {
-        "processes": {process.name for process in Path("/proc").iterdir() if process.name.isdigit()
-                      and any(word in _read(process / "cmdline") for word in
-                              (str(folder), "slurmd", "slurmctld", "slurmstepd", "munged", "sshd"))},
-        "namespaces": {os.readlink(space) for process in Path("/proc").iterdir() if process.name.isdigit()
-                       for space in _spaces(process)},
+        "processes": {process.name for process in _processes() if str(folder) in "".join(
+            _read(process / name) for name in ("cmdline", "environ", "mountinfo"))},
         "mounts": set(Path("/proc/self/mountinfo").read_text().splitlines()),
         "interfaces": set(os.listdir("/sys/class/net")),
         "files": {str(path) for top in WATCHED_FOLDERS for path in Path(top).rglob("*")} | {
-            str(path) for path in folder.parent.glob("dstrain-cluster*") if path == folder},
+            str(path) for path in folder.parent.iterdir() if path == folder},
     }
+
+
+def namespaces(numbers: set[str] | None = None) -> set[str]:
+    """Those that these processes live in, or any process at all."""
+    kinds = [process / "ns" / kind for process in _processes() if numbers is None or process.name in numbers
+             for kind in ("net", "mnt", "pid", "uts", "ipc")]
+    return {_link(path) for path in kinds} - {""}
+
+
+def _processes() -> list[Path]:
+    return [path for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
+        return path.read_bytes().decode(errors="replace")
+    except OSError:  # it has ended meanwhile
         return ""
 
 
-def _spaces(process: Path) -> list[Path]:
-    kinds = [process / "ns" / kind for kind in ("net", "mnt", "pid", "uts", "ipc")]
-    return [space for space in kinds if _is_link(space)]
-
-
-def _is_link(path: Path) -> bool:
+def _link(path: Path) -> str:
     try:
-        os.readlink(path)
+        return os.readlink(path)
     except OSError:
-        return False
-    return True
+        return ""
 
 
 def left_behind(before: dict[str, set[str]], folder: Path, within_s: float = GONE_WITHIN_S) -> dict[str, set[str]]:
@@ -82,10 +84,12 @@ def test_up_by_hand_boots_three_nodes_and_down_leaves_no_trace(folder):
     assert up.returncode == 0, up.stderr
     assert call("on", folder, "ctl", "sinfo", "-h", "-p", "main", "-o", "%D %T").stdout == "3 idle\n"
     while_up = traces(folder)
-    assert all(while_up[kind] - before[kind] for kind in ("processes", "namespaces", "files")), "the check sees nothing"
-    assert while_up["mounts"] == before["mounts"] and while_up["interfaces"] == before["interfaces"]
+    own = namespaces(while_up["processes"]) - namespaces({str(os.getpid())})
+    assert len(own) == 1 + 2 + 4 * 5 and len(while_up["processes"]) > 20, "the fabric's three and five a node"
+    assert while_up["mounts"] <= before["mounts"] and while_up["interfaces"] <= before["interfaces"]
     assert call("down", folder).returncode == 0
     assert left_behind(before, folder) == {}
+    assert not own & namespaces()
     assert call("down", folder).returncode == 0, "down of a cluster that is not there"
 
 
