@@ -47,6 +47,24 @@ cores() {
     echo "$available"
 }
 
+# The environment section of a recipe, exported where the shell has not set the variable:
+# `take_environment PYTHON ... -- RECIPE [section.key=value ...]`. 2, and one line said, for a mistake in the recipe.
+take_environment() {
+    local python=() lines line name
+    while [ "$1" != -- ]; do
+        python+=("$1")
+        shift
+    done
+    shift
+    lines=$(PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} "${python[@]}" -m dstrain.cluster.environment "$@") || return
+    while read -r line; do
+        name=${line%%=*}
+        if [ -n "$name" ] && [ -z "${!name+set}" ]; then
+            export "${line?}"
+        fi
+    done <<< "$lines"
+}
+
 free_port() {
     "$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
 }

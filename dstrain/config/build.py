@@ -35,7 +35,7 @@ def build(kind: type, tree: Marked, dotted: str = "") -> Any:
         if name in tree.value:
             values[name] = _value(hints[name], tree.value[name], full_name)
             _check_limits(field, values[name], tree.value[name].place, full_name)
-        elif field.default is dataclasses.MISSING:
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise UserError(f"{tree.place}: {full_name} is missing and has no default; "
                             f"add `{name}:` to {here}, or {full_name}=... on the command line")
     return kind(**values)
@@ -50,6 +50,8 @@ def _value(hint: Any, tree: Marked, name: str) -> Any:
         hint, = (kind for kind in typing.get_args(hint) if kind is not type(None))
     if typing.get_origin(hint) is tuple:
         return _tuple(hint, tree, name)
+    if typing.get_origin(hint) is dict:
+        return _texts_by_name(tree, name)
     if hint is float:
         return _number(tree, name)
     if hint is int:
@@ -72,6 +74,17 @@ def _tuple(hint: Any, tree: Marked, name: str) -> tuple:
     if open_ended:
         kinds = kinds[:1] * len(tree.value)
     return tuple(_value(kind, item, f"{name}.{i}") for i, (kind, item) in enumerate(zip(kinds, tree.value)))
+
+
+def _texts_by_name(tree: Marked, name: str) -> dict[str, str]:
+    """A section whose keys are the user's own; a whole number stands for its digits."""
+    if tree.value is None:
+        return {}
+    if not isinstance(tree.value, dict):
+        raise _wrong(tree, name, "must be a section; write names and values, one `NAME: value` per line")
+    whole = {key: Marked(str(item.value), item.place) if type(item.value) is int else item
+             for key, item in tree.value.items()}
+    return {key: _value(str, item, f"{name}.{key}") for key, item in whole.items()}
 
 
 def _number(tree: Marked, name: str) -> float:

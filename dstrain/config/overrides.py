@@ -56,6 +56,8 @@ def _takes_any_text(names: Sequence[str]) -> bool:
     for name in names:
         if typing.get_origin(kind) is tuple:
             kind, limits = typing.get_args(kind)[0], {}
+        elif typing.get_origin(kind) is dict:
+            kind, limits = typing.get_args(kind)[1], {}
         elif dataclasses.is_dataclass(kind) and name in kind.__dataclass_fields__:
             kind, limits = typing.get_type_hints(kind)[name], kind.__dataclass_fields__[name].metadata
         else:

@@ -248,3 +248,5 @@ class Recipe:
     """when to save, what to keep"""
     log: Log = Log()
     """what is written down, when"""
+    environment: dict[str, str] = field(default_factory=dict)
+    """environment variables of every rank, such as NCCL_SOCKET_IFNAME: ib0; what the shell has set already wins"""

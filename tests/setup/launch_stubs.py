@@ -37,7 +37,7 @@ def calls(folder: Path, name: str) -> list[dict]:
 
 
 def copy_of_the_scripts(folder: Path) -> Path:
-    """A repository with launch/ and slurm/ and a .venv whose deepspeed is a stub."""
+    """A repository with launch/ and slurm/, the real dstrain, and a .venv whose deepspeed is a stub."""
     for script in [*(ROOT / "launch").iterdir(), *(ROOT / "slurm").iterdir()]:
         if script.is_file():
             copy = folder / script.relative_to(ROOT)
@@ -46,7 +46,10 @@ def copy_of_the_scripts(folder: Path) -> Path:
     binaries = folder / ".venv" / "bin"
     write_stub(binaries, "deepspeed")
     write_stub(folder / "launch", "run_deepspeed.py")
-    (binaries / "python").symlink_to(sys.executable)
+    (folder / "dstrain").symlink_to(ROOT / "dstrain")
+    (folder / "ds_configs").symlink_to(ROOT / "ds_configs")
+    (binaries / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (binaries / "python").chmod(0o755)
     return folder
 
 

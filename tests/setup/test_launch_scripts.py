@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from launch_stubs import ROOT, calls, copy_of_the_scripts, run_script, write_stub
 
-SCRIPTS = [path for path in (*ROOT.glob("launch/*.sh"), *ROOT.glob("slurm/*.sbatch"), ROOT / "tests" / "run.sh",
+SCRIPTS = [path for path in (*ROOT.glob("launch/*.sh"), *ROOT.glob("slurm/*.s*"), ROOT / "tests" / "run.sh",
                              ROOT / ".ci" / "run")]
 
 
