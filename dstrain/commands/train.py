@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from dataclasses import replace
 from typing import Callable, Iterator
 
 from dstrain.config.engine_json import engine_json
+from dstrain.config.environment import take_environment
 from dstrain.config.errors import LostRank, SaidElsewhere, UserError
 from dstrain.config.load import load_recipe
 from dstrain.config.os_errors import in_words
@@ -21,13 +21,14 @@ from dstrain.guard.bell import Bell
 from dstrain.guard.causes import saying_why
 from dstrain.guard.postmortem import note_ending
 from dstrain.guard.watched import watched
-from dstrain.train.run_folder import RunFolder
+from dstrain.train.run_folder import Footing, RunFolder
 
 
 def train_command(name: str, overrides: list[str], ds_config: str | None, fresh: bool, yes: bool,
                   bell: Bell) -> None:
     try:
         recipe = load_recipe(name, overrides, ds_config)
+        _take_environment(recipe)
         bell.limit(recipe.run.max_minutes)
         folder = RunFolder.of(recipe)
         _check_what_needs_no_torch(recipe, ds_config)
@@ -52,10 +53,11 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
             if ds_config is not None and ranks.first:
                 print(f"--deepspeed_config {ds_config} is used in place of the recipe's engine.config")
             with ranks.together(f"opening {folder.path}"):
-                lock = folder.lock() if ranks.first else None
+                lock = folder.lock(_say_on_stderr) if ranks.first else None
+                footing = Footing(folder, lock) if lock is not None else None
             if lock is not None and lock.warning is not None:
-                print(f"dstrain: {lock.warning}", file=sys.stderr)
-            attempt = ranks.share(f"{time.time_ns():x}")
+                _say_on_stderr(lock.warning)
+            attempt = ranks.share(lock and lock.attempt)
             # Nobody looks into the folder before it is cleared.
             with ranks.together(f"clearing {folder.path}"), in_words("prepare", folder.path):
                 if ranks.first:
@@ -67,11 +69,15 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
             bell.last_words = lambda words: pulse.ended("left", words)
             ranks = replace(ranks, pulse=pulse)
             with saying_why(pulse), _lost_ranks_named(lost_a_rank, bell):
-                train(recipe, family_of(recipe), config, ranks, bell)
+                train(recipe, family_of(recipe), config, ranks, bell, footing)
         finally:
             stop_ranks()
             if lock is not None:
                 lock.close()
+
+
+def _say_on_stderr(line: str) -> None:
+    print(f"dstrain: {line}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -86,6 +92,13 @@ def _lost_ranks_named(lost_a_rank: Callable[[RuntimeError], bool], bell: Bell) -
         raise LostRank("another rank is gone (killed, out of memory, its machine, or the mistake that it "
                        "printed): this one ends, too; the same command goes on from the last checkpoint, or else from "
                        "the start") from None
+
+
+def _take_environment(recipe: Recipe) -> None:
+    """Before torch is imported, which looks at some of it once."""
+    different = take_environment(recipe.environment, os.environ)
+    if different is not None and os.environ.get("RANK", "0") == "0":
+        print(f"dstrain: {different}", file=sys.stderr)
 
 
 def _check_what_needs_no_torch(recipe: Recipe, ds_config: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from dstrain.config.environment import check_environment
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
 from dstrain.config.schema import Optim, Recipe
@@ -27,6 +28,7 @@ def check(recipe: Recipe, place_of: PlaceOf = lambda dotted: "the recipe") -> No
     _check_run(recipe, place_of)
     _check_schedule(recipe, place_of)
     _check_valid(recipe, place_of)
+    check_environment(recipe.environment, place_of)
 
 
 def _check_model(recipe: Recipe, place_of: PlaceOf) -> None:
