@@ -36,8 +36,8 @@ NETWORK_PATIENCE_S = 3.0
 def submit_command(given: Namespace) -> int:
     request = request_of(given, os.environ)
     members = members_of(request.sweep, given.overrides, lambda overrides: load_recipe(given.recipe, overrides))
-    for name, value in getattr(members[0].recipe, "environment", {}).items():  # as the training itself does
-        os.environ.setdefault(name, str(value))
+    for name, value in members[0].recipe.environment.items():  # as the training itself does
+        os.environ.setdefault(name, value)
     fit = fitted(request, slurm.nodes())
     said = checked(members, fit, given.shared, os.environ)
     files = _files(members, given)
