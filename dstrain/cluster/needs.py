@@ -25,8 +25,8 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 class Libraries:
     """Looks into caches that others keep."""
 
-    hub_cache: Callable[[str, str | None, str], str]
-    """(dataset, revision, place in the recipe) -> its folder in the cache; a UserError where it is not whole there"""
+    hub_cache: Callable[[str, str | None, str], Path | None]
+    """(dataset, revision, place in the recipe) -> its folder in the cache; None where it is not whole there"""
     missing_of_tiktoken: Callable[[str], dict[str, Path]]
     """an encoding's name -> the addresses that are not in the cache yet, with where they belong"""
     cache_of_tiktoken: Callable[[], Path]
@@ -85,14 +85,22 @@ def _source(source: Source, place: str, network: _Network, libraries: Libraries,
         if not _HUB_NAME.fullmatch(source.hub):
             raise UserError(f"{place}.hub: {source.hub!r} is neither a folder (looked in {os.getcwd()}) nor the name "
                             f"of a dataset on the hub, which is NAMESPACE/NAME, such as Salesforce/wikitext")
-        try:
-            paths.append((place, Path(libraries.hub_cache(source.hub, source.revision, place))))
-        except UserError as missing:
-            if (why := network.why_not()) is not None:
-                raise UserError(f"{missing}" if "offline mode" in why else f"{missing} ({why})") from None
-            notes.append(f"{place}: {source.hub} is not whole in this machine's cache: the job fetches it from the "
-                         f"hub, for which the nodes need a way out; without one: hf download {source.hub} --repo-type "
-                         f"dataset, or dstrain prepare")
+        _of_the_hub(source, place, network, libraries, paths, notes)
+
+
+def _of_the_hub(source: Source, place: str, network: _Network, libraries: Libraries, paths: list, notes: list) -> None:
+    cached = libraries.hub_cache(source.hub, source.revision, place)
+    if cached is not None:
+        paths.append((place, cached))
+        return
+    fetch = f"hf download {source.hub} --repo-type dataset" + (f" --revision {source.revision}" if source.revision
+                                                               else "")
+    missing = f"{place}.hub: {source.hub} is not whole in this machine's cache"
+    if (why := network.why_not()) is not None:
+        raise UserError(f"{missing}, and {why}: with a network, run `{fetch}` with the HF_HOME that the nodes have, or "
+                        f"dstrain prepare, and train with data.prepared")
+    notes.append(f"{missing}: the job fetches it from the hub, for which the nodes need a way out; without one: "
+                 f"`{fetch}`, or dstrain prepare")
 
 
 def _tokenizer(name: str, network: _Network, libraries: Libraries, paths: list, notes: list) -> None:

@@ -9,7 +9,9 @@ from dstrain.cluster.run_look import Look
 from dstrain.cluster.slurm_time import in_words
 
 WIDTH = 100
-LONGEST_NAME = 28
+SHORTEST_NAME, LONGEST_NAME = 12, 32
+STATE_WIDTH = 30
+"""so much of the state is shown before the name is cut further"""
 HEADER = ("RUN", "STEP", "LOSS", "TOKENS/S", "LEFT", "CHECKPOINT", "STATE")
 _RIGHT = (False, True, True, True, True, True, False)
 _GAP = "  "
@@ -17,8 +19,12 @@ _GAP = "  "
 
 def table(rows: Sequence[Sequence[str]], width: int = WIDTH) -> list[str]:
     """`rows`: as many cells as HEADER has; the last column takes what is left."""
-    rows = [HEADER, *([_cut_middle(row[0], LONGEST_NAME), *row[1:]] for row in rows)]
+    rows = [HEADER, *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER) - 1)]
+    state = min(STATE_WIDTH, max(len(row[-1]) for row in rows))
+    rest = width - sum(widths[1:]) - len(_GAP) * len(widths) - state
+    widths[0] = min(widths[0], max(SHORTEST_NAME, min(rest, LONGEST_NAME)))
+    rows = [[_cut_middle(row[0], widths[0]), *row[1:]] for row in rows]
     lines = []
     for row in rows:
         cells = [cell.rjust(size) if right else cell.ljust(size) for cell, size, right in zip(row, widths, _RIGHT)]
@@ -61,4 +67,4 @@ def _cut(text: str, size: int) -> str:
 
 def _cut_middle(text: str, size: int) -> str:
     """Names of a sweep differ at their ends."""
-    return text if len(text) <= size else f"{text[:size // 3]}..{text[-(size - size // 3 - 2):]}"
+    return text if len(text) <= size else f"{text[:size // 4]}..{text[-(size - size // 4 - 2):]}"

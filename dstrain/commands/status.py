@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from dstrain.cluster.run_look import Look, is_run_folder, look_at
 from dstrain.cluster.script import NEWEST_LOG
 from dstrain.cluster.slurm_time import in_words
 from dstrain.cluster.standing import Standing, standing
-from dstrain.cluster.table import row_of, table
+from dstrain.cluster.table import WIDTH, row_of, table
 from dstrain.config.errors import UserError
 
 RUNS = Path("runs")
@@ -84,6 +85,6 @@ def _is_recent(look: Look, state: Standing) -> bool:
 def _more(look: Look, state: Standing) -> list[str]:
     """Of one run alone there is room for whole sentences."""
     log = look.folder / "slurm" / NEWEST_LOG
-    return [*([state.long] if state.long else []),
+    return [*textwrap.wrap(state.long, WIDTH),
             *([f"log: tail -F {log}"] if log.is_symlink() or log.exists() else []),
             *([] if state.is_live or look.is_finished else [f"why: dstrain postmortem {look.folder}"])]

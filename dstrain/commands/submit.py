@@ -165,9 +165,12 @@ def _near(path: Path) -> str:
 
 def _libraries() -> Libraries:
     """Imported when they are asked for: most recipes need none of them."""
-    def hub_cache(name: str, revision: str | None, place: str) -> str:
+    def hub_cache(name: str, revision: str | None, place: str) -> Path | None:
         from dstrain.data.reading.hub import cached_folder
-        return cached_folder(name, revision, place)
+        try:
+            return Path(cached_folder(name, revision, place))
+        except UserError:  # its words are for a job that is offline already
+            return None
 
     def missing_of_tiktoken(name: str) -> dict[str, Path]:
         from dstrain.data.tokenizers.tiktoken_files import missing_files

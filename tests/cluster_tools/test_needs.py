@@ -18,9 +18,7 @@ HUB = "data.train=[{hub: some/texts}]"
 
 def hub_with(*names):
     def cache(name, revision, place):
-        if name not in names:
-            raise UserError(f"{place}.hub: {name} is not whole in the cache on this machine; hf download {name}")
-        return f"/cache/{name}"
+        return Path("/cache") / name if name in names else None
     return cache
 
 

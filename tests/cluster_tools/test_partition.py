@@ -56,7 +56,7 @@ def test_nodes_that_are_too_small_do_not_count(tmp_path, monkeypatch):
     stand_in = SlurmStandIn(tmp_path / "mixed")
     stand_in.nodes("n1|gpu*|up|infinite|gpu:8|8|1000|idle", "n2|gpu*|up|infinite|gpu:2|8|1000|idle")
     monkeypatch.setenv("PATH", stand_in.path)
-    with pytest.raises(UserError, match=r"--gpus 4: only 1 node\(s\) of partition gpu have that much, and --nodes asks"):
+    with pytest.raises(UserError, match=r"--gpus 4: only 1 node\(s\) of partition gpu have that much"):
         fitted(asked(gpus="4", nodes="2"), slurm.nodes())
 
 
