@@ -9,7 +9,7 @@ from dstrain.cluster.run_look import Look
 from dstrain.cluster.slurm_time import in_words
 
 WIDTH = 100
-SHORTEST_NAME, LONGEST_NAME = 12, 32
+SHORTEST_NAME, LONGEST_NAME = 16, 32
 STATE_WIDTH = 30
 """so much of the state is shown before the name is cut further"""
 HEADER = ("RUN", "STEP", "LOSS", "TOKENS/S", "LEFT", "CHECKPOINT", "STATE")
