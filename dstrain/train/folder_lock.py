@@ -1,21 +1,26 @@
-"""One training a run folder: a lock that ends with its process, however that ends, and says who holds it."""
+"""One training a run folder: a lock that ends with its process, however that ends, and says who holds it.
+
+A requeued Slurm job may meet an earlier start of itself, still alive on a node that the controller lost. That one is
+asked to leave; where it does not, the folder is taken over: .lock says from then on whose the folder is, and what a
+start publishes it publishes only as long as that is itself (runtime/checkpoint/fence.py).
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-import pwd
-import socket
-import sys
 import time
 from pathlib import Path
+from typing import Callable
 
 from dstrain.config.errors import UserError
-from dstrain.guard.machine import boot_id, process_state
+from dstrain.train.lock_record import (
+    LOCK_NAME, ask_to_leave, holder, in_words, is_alive_here, is_earlier_start, myself, write)
 
-LOCK_NAME = ".lock"
+LEAVES_WITHIN_S = 60.0
+"""so long an earlier start of the same job may take to leave before the folder is taken over"""
+_LOOKS_EVERY_S = 0.2
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 _CANNOT_LOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _WRITES_ITS_NAME_WITHIN_S = 0.2
@@ -29,97 +34,93 @@ class FolderLock:
     whoever comes later from another machine is noticed by the run that was here before, which ends (see Footing).
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, say: Callable[[str], None] = lambda line: None):
         self.warning: str | None = None
-        self._file = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+        self.record = myself()
+        self._file = -1
         try:
-            self._take(folder)
-            _write_whole(self._file, json.dumps(_myself()).encode() + b"\n")
+            self._take(folder, say)
+            write(self._file, self.record)
         except BaseException:
-            os.close(self._file)
+            self._forget()
             raise
         # A child that outlives us (a data worker, whatever a library forks) must not go on holding it.
         os.register_at_fork(after_in_child=self._forget)
 
+    @property
+    def attempt(self) -> str:
+        """Which start of the run this is."""
+        return self.record["attempt"]
+
     def close(self) -> None:
-        if self._file >= 0:
-            self._forget()
+        self._forget()
 
     def _forget(self) -> None:
         file, self._file = self._file, -1
         if file >= 0:
             os.close(file)
 
-    def _take(self, folder: Path) -> None:
+    def _take(self, folder: Path, say: Callable[[str], None]) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._is_free(folder):
+                return
         except OSError as error:
-            if error.errno in _HELD:
-                time.sleep(_WRITES_ITS_NAME_WITHIN_S)  # started at the same instant, it has the lock but no name yet
-                raise _held(folder, holder(folder)) from None
             if error.errno not in _CANNOT_LOCK:
                 error.filename = str(folder / LOCK_NAME)
                 raise
             before = holder(folder)
-            if _is_alive_here(before):
+            if is_alive_here(before) and not is_earlier_start(before, self.record):
                 raise _held(folder, before) from None
             self.warning = (f"the file system of {folder} cannot lock files ({error.strerror}): nothing keeps a second "
                             "training out of this folder, so see to it that there is one only"
                             + (f"; the last one was {in_words(before)}" if before else ""))
+            return
+        time.sleep(_WRITES_ITS_NAME_WITHIN_S)  # started at the same instant, it has the lock but no name yet
+        before = holder(folder)
+        if not is_earlier_start(before, self.record):
+            raise _held(folder, before)
+        self._take_over(folder, before, say)
 
+    def _is_free(self, folder: Path) -> bool:
+        """Take the lock, if nobody holds it. Between opening and locking another may have put a new file there."""
+        while True:
+            self._forget()
+            self._file = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in _HELD:
+                    return False
+                raise
+            try:
+                if os.path.samestat(os.fstat(self._file), os.stat(folder / LOCK_NAME)):
+                    return True
+            except FileNotFoundError:
+                pass
 
-def holder(folder: Path) -> dict:
-    """Who trains in this folder, or was the last to; {} where nobody says so."""
-    try:
-        said = json.loads((folder / LOCK_NAME).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
-def in_words(said: dict) -> str:
-    """A holder, for people."""
-    if not said:
-        return "another process"
-    since = f"{said.get('since')}{', Slurm job ' + str(said['slurm_job']) if said.get('slurm_job') else ''}"
-    return (f"process {said.get('pid')} on {said.get('host')} (user {said.get('user')}, since {since}: "
-            f"{said.get('command')})")
+    def _take_over(self, folder: Path, before: dict, say: Callable[[str], None]) -> None:
+        """From an earlier start of this job: when it has left, or else after a while whether it has or not."""
+        say(f"{folder} is still held by an earlier start of this Slurm job, {in_words(before)}: it is asked to leave")
+        ask_to_leave(self._file, before, self.record)
+        deadline = time.monotonic() + LEAVES_WITHIN_S
+        while time.monotonic() < deadline:
+            time.sleep(_LOOKS_EVERY_S)
+            if self._is_free(folder):
+                say("it has left: this start goes on")
+                return
+            now = holder(folder)
+            if now and now.get("attempt") != before.get("attempt"):
+                raise _held(folder, now)
+        say(f"it did not leave within {LEAVES_WITHIN_S:.0f} s: this start takes {folder} over, and whatever the "
+            "earlier one may still do, it publishes nothing there any more")
+        write(self._file, self.record)  # first where the earlier one looks, then in a file whose lock is free
+        beside = folder / f"{LOCK_NAME}_{self.attempt}"
+        self._forget()
+        self._file = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        write(self._file, self.record)
+        os.rename(beside, folder / LOCK_NAME)
 
 
 def _held(folder: Path, by: dict) -> UserError:
     return UserError(f"{folder} is being trained by {in_words(by)}: wait for it, stop it, or choose another run.name")
-
-
-def _myself() -> dict:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "user": _user(),
-            "since": time.strftime("%Y-%m-%d %H:%M:%S %z"), "slurm_job": os.environ.get("SLURM_JOB_ID"),
-            "command": " ".join(" ".join(sys.argv).split())[:300],
-            "boot": boot_id(), "started": _started(os.getpid())}
-
-
-def _user() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # as in a container
-        return str(os.getuid())
-
-
-def _is_alive_here(said: dict) -> bool:
-    """Whether that very process lives on this machine; its number alone may have been given to another since."""
-    return bool(said) and said.get("boot") == boot_id() != "" and isinstance(said.get("pid"), int) and (
-        said.get("started") == _started(said["pid"]) is not None and process_state(said["pid"]) != "Z")
-
-
-def _started(pid: int) -> int | None:
-    """When a process began, in the kernel's own count; None where there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    return int(stat[stat.rindex(b")") + 2:].split()[19])
-
-
-def _write_whole(file: int, text: bytes) -> None:
-    """Over what a run before has left; shorter or longer, who reads finds one of the two or none."""
-    os.ftruncate(file, 0)
-    os.pwrite(file, text, 0)

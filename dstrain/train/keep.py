@@ -23,6 +23,7 @@ def save(run: Run) -> None:
 
 def wishes(run: Run) -> Wishes:
     """What this rank tells the others with the next step."""
+    run.sinks.look()
     return Wishes(leave=must_leave(run), fails=run.saver.failed or run.sinks.error is not None)
 
 

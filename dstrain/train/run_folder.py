@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from dstrain.config.errors import Trouble, UserError
 from dstrain.config.os_errors import in_words
 from dstrain.config.schema import Recipe
-from dstrain.train import folder_lock
-from dstrain.train.folder_lock import LOCK_NAME, FolderLock
+from dstrain.runtime.checkpoint.fence import Fence
+from dstrain.runtime.checkpoint.folder import bring_back
+from dstrain.train.folder_lock import FolderLock
+from dstrain.train.lock_record import holder, in_words as holder_in_words
+
+
+LOOKS_EVERY_S = 1.0
 
 
 class RunFolder:
@@ -51,11 +57,17 @@ class RunFolder:
         with in_words("use the run folder", self.path, "run.dir=..."):
             self.path.mkdir(parents=True, exist_ok=True)
 
-    def lock(self) -> FolderLock:
+    def lock(self, say: Callable[[str], None] = lambda line: None) -> FolderLock:
         """Keep other trainings out of this folder until what is returned is closed, or this process ends."""
         self.make()
         with in_words("use the run folder", self.path, "run.dir=..."):
-            return FolderLock(self.path)
+            lock = FolderLock(self.path, say)
+            try:
+                bring_back(self.checkpoints, say)  # from here on no earlier start can publish: see fence.py
+            except BaseException:
+                lock.close()
+                raise
+            return lock
 
     def cut_to(self, step: int) -> int:
         """Drop what was recorded after `step`: the run goes on from there. Says how many steps that were."""
@@ -72,34 +84,54 @@ class RunFolder:
 
 
 class Footing:
-    """The folder that a run began in, and whether its path still leads there.
+    """The folder that a run began in, and whether its path still leads there, and it is still this start's.
 
     A folder that is removed, moved or unmounted while a run writes to it takes open files with it without a word, and a
     save would begin a fresh folder in its place.
     """
 
-    def __init__(self, folder: RunFolder):
+    def __init__(self, folder: RunFolder, lock: FolderLock | None = None):
         self._folder = folder
-        self._place, self._holder = self._look()
+        self._place, there = self._look()
+        self._holder = there if lock is None else lock.record
+        self._looked_at = time.monotonic()
+
+    @property
+    def fence(self) -> Fence:
+        return Fence(self._holder.get("attempt", ""), self.check)
+
+    def look(self) -> None:
+        """Whether it is still this start's, asked once a second at most. For each step; `check` is for each write."""
+        if time.monotonic() - self._looked_at >= LOOKS_EVERY_S:
+            self._looked_at = time.monotonic()
+            self._check_holder(holder(self._folder.path))
 
     def check(self) -> None:
         path, again = self._folder.path, ("nothing more is written. Where it comes back, the same command goes on from "
                                           "its last checkpoint; where it is gone for good, from the start")
         try:
-            place, holder = self._look()
+            place, there = self._look()
         except OSError as error:
             raise Trouble(f"run folder {path} was removed, moved or unmounted while it was trained "
                           f"({error.strerror}): {again}") from error
         if place != self._place:
             raise Trouble(f"another folder has taken the place of run folder {path} while it was trained: {again}")
-        if holder and holder != self._holder:
-            by = folder_lock.in_words(folder_lock.holder(path))
-            raise Trouble(f"{path} is being trained by {by} by now: this run leaves the folder to it")
+        self._check_holder(there)
 
-    def _look(self) -> tuple[tuple[int, int], bytes]:
+    def _check_holder(self, there: dict) -> None:
+        if not there:  # nobody says so, or it is being written just now
+            return
+        path, asked_by = self._folder.path, there.get("asked_by")
+        if {**there, "asked_by": None} != {**self._holder, "asked_by": None}:
+            raise Trouble(f"{path} is being trained by {holder_in_words(there)} by now: this run leaves the folder to it")
+        if asked_by is not None:
+            raise Trouble(f"a later start of this Slurm job ({asked_by}) wants to go on in {path}: this one leaves the "
+                          "folder to it, and publishes nothing more")
+
+    def _look(self) -> tuple[tuple[int, int], dict]:
         """Which folder it is, and who says to train in it."""
-        there, lock = os.stat(self._folder.path), self._folder.path / LOCK_NAME
-        return (there.st_dev, there.st_ino), lock.read_bytes() if lock.is_file() else b""
+        there = os.stat(self._folder.path)
+        return (there.st_dev, there.st_ino), holder(self._folder.path)
 
 
 def read_lines(path: Path) -> list[dict]:

@@ -24,7 +24,8 @@ def _first_error_is_kept(write: Callable[..., None]) -> Callable[..., None]:
             return
         try:
             self._footing.check()
-            self._open_again_what_was_removed()
+            if self._open_again_what_was_removed():
+                self._footing.check()  # a later start, too, puts others in the place of what it finds
             write(self, *arguments, **named)
             self._board.write_out()
         except Trouble as trouble:
@@ -42,10 +43,10 @@ class Sinks:
     where the run folder itself is gone. A file of it that was removed, or replaced by an editor, is opened again.
     """
 
-    def __init__(self, folder: RunFolder, start: int, say: Callable[[str], None]):
+    def __init__(self, folder: RunFolder, start: int, say: Callable[[str], None], footing: Footing | None = None):
         self.error: Trouble | UserError | None = None
         self._folder, self._step, self._say = folder, start, say
-        self._footing = Footing(folder)
+        self._footing = footing or Footing(folder)
         self._metrics, self._ledger = Appended(folder.metrics), Appended(folder.ledger)
         self._board = self._new_board()
 
@@ -84,6 +85,14 @@ class Sinks:
         for file in self._files:
             file.sync()
 
+    def look(self) -> None:
+        """With each step: a later start that wants the folder becomes an `error`, too."""
+        if self.error is None:
+            try:
+                self._footing.look()
+            except Trouble as trouble:
+                self.error = trouble
+
     def close(self) -> None:
         for file in self._files:
             file.close()
@@ -92,10 +101,9 @@ class Sinks:
         from dstrain.train.event_file import EventFile  # slow to import, and only the first rank needs it
         return EventFile(self._folder.tensorboard, self._step)
 
-    def _open_again_what_was_removed(self) -> None:
-        for file in self._files:
-            if not file.is_gone():
-                continue
+    def _open_again_what_was_removed(self) -> bool:
+        gone = [file for file in self._files if file.is_gone()]
+        for file in gone:
             self._say(f"{file.path} was removed, moved or replaced while the run wrote to it: what comes from here on "
                       "is written to a new one, or to what stands there now")
             file.close()
@@ -105,6 +113,7 @@ class Sinks:
                 self._ledger = Appended(file.path)
             else:
                 self._board = self._new_board()
+        return bool(gone)
 
     def _show(self, record: dict) -> None:
         step = record["step"]

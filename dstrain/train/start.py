@@ -11,6 +11,7 @@ from dstrain.config.errors import UserError
 from dstrain.config.load import load_saved_recipe
 from dstrain.config.os_errors import in_words
 from dstrain.config.schema import Recipe
+from dstrain.runtime.checkpoint.fence import Fence
 from dstrain.runtime.checkpoint.folder import bring_back, committed, go_on_from, newest_good
 from dstrain.runtime.checkpoint.loading import Loaded, load
 from dstrain.runtime.checkpoint.restored import check_restored
@@ -21,7 +22,7 @@ from dstrain.train.continuity import changes_since, shape_change
 from dstrain.train.evaluate import NOTHING_TO_SCORE
 from dstrain.train.family import Family
 from dstrain.train.progress import Progress
-from dstrain.train.run_folder import RunFolder
+from dstrain.train.run_folder import Footing, RunFolder
 from dstrain.train.sinks import NoSinks, Sinks
 from dstrain.train.state import RunState
 
@@ -119,29 +120,37 @@ def build_engine(recipe: Recipe, family: Family, config: dict, tokenizer: Any, l
 
 
 def open_folder(folder: RunFolder, recipe: Recipe, config: dict, loaded: Loaded | None, progress: Progress,
-                ranks: Ranks) -> Sinks | NoSinks:
+                ranks: Ranks, footing: Footing | None = None) -> Sinks | NoSinks:
     """Write what runs, resolved, before the first step; on going on, bring the folder back to the checkpoint's step."""
     start = 0 if loaded is None else loaded.state["step"]
-    set_back_to(loaded, progress, ranks)
+    set_back_to(loaded, progress, ranks, footing)
     sinks: Sinks | NoSinks = NoSinks()
     with ranks.together(f"preparing {folder.path}"):
         if ranks.first:
             folder.make()
             with in_words("use the run folder", folder.path, "run.dir=..."):
+                fence_of(footing).check()
                 announce.freeze(folder, recipe, config, ranks)
                 dropped = folder.cut_to(start)
-                sinks = Sinks(folder, start, progress.say)
+                sinks = Sinks(folder, start, progress.say, footing)
             if dropped:
                 progress.say(f"{dropped} recorded steps after step {start} are dropped: no checkpoint holds them")
     return sinks
 
 
-def set_back_to(loaded: Loaded | None, progress: Progress, ranks: Ranks) -> None:
+def set_back_to(loaded: Loaded | None, progress: Progress, ranks: Ranks, footing: Footing | None = None) -> None:
     """Bring checkpoints/ to where the run goes on, or ended: later checkpoints, all damaged, aside; pointers right."""
     with ranks.together("going on from a checkpoint"):
         if loaded is not None and ranks.first:
-            bring_back(loaded.folder.parent, progress.say)
-            go_on_from(loaded.folder.parent, loaded.state["step"], loaded.state["best_step"], progress.say)
+            fence = fence_of(footing)
+            fence.check()
+            bring_back(loaded.folder.parent, progress.say, fence.start)
+            go_on_from(loaded.folder.parent, loaded.state["step"], loaded.state["best_step"], progress.say, fence)
+
+
+def fence_of(footing: Footing | None) -> Fence:
+    """None: nobody locked the folder, or this rank publishes nothing."""
+    return Fence() if footing is None else footing.fence
 
 
 def _keep(tokenizer: Any, folder: RunFolder) -> None:

@@ -14,17 +14,21 @@ from dstrain.train.keep import heed, leave, must_leave, save, wishes
 from dstrain.train.progress import Progress
 from dstrain.train.rows import ask_why, rows_of_steps
 from dstrain.train.run import Run
-from dstrain.train.run_folder import RunFolder
+from dstrain.train.run_folder import Footing, RunFolder
 from dstrain.train.start import (
-    build_engine, check_valid, newest_checkpoint, open_feed, open_folder, open_tokenizer, set_back_to,
+    build_engine, check_valid, fence_of, newest_checkpoint, open_feed, open_folder, open_tokenizer, set_back_to,
     state_of, why_finished)
 from dstrain.train.state import RunState, recipe_text
 from dstrain.train.step import train_step
 from dstrain.train.watch import Watch
 
 
-def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks, bell: Bell | None = None) -> RunState:
-    """Train to the recipe's end, from the newest good checkpoint of its run folder if there is one."""
+def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks, bell: Bell | None = None,
+          footing: Footing | None = None) -> RunState:
+    """Train to the recipe's end, from the newest good checkpoint of its run folder if there is one.
+
+    `footing`: what the first rank has in a folder that it has locked.
+    """
     bell = bell or Bell()
     folder, progress = RunFolder.of(recipe), Progress(recipe.run.steps, shown=ranks.first)
     loaded, recipe, changes = newest_checkpoint(folder, recipe, family, config, ranks, progress)
@@ -32,7 +36,7 @@ def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks, bell: Bell
     ranks.pulse.step = state.step
     finished = why_finished(recipe, state, folder)
     if finished is not None:
-        set_back_to(loaded, progress, ranks)
+        set_back_to(loaded, progress, ranks, footing)
         progress.say(finished)
         return state
     if loaded is not None:
@@ -49,9 +53,9 @@ def train(recipe: Recipe, family: Family, config: dict, ranks: Ranks, bell: Bell
         ranks.pulse.about("building the engine")
         engine = build_engine(recipe, family, config, tokenizer, loaded, progress, ranks)
         bell.leave_if_rung(ranks)
-        sinks = open_folder(folder, recipe, config, loaded, progress, ranks)
+        sinks = open_folder(folder, recipe, config, loaded, progress, ranks, footing)
         saver = Saver(folder.checkpoints, engine, ranks, recipe.checkpoint.keep, recipe.checkpoint.background,
-                      about(recipe, config, ranks), progress.say)
+                      about(recipe, config, ranks), progress.say, fence_of(footing))
         try:
             run = Run(recipe, family, family.build_objective(recipe), tokenizer, engine, config, folder, sinks, state,
                       progress, ranks, saver, bell)

@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 from dstrain.config.errors import Trouble
 from dstrain.config.os_errors import FULL, remedy
@@ -128,10 +128,13 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(where))
 
 
-def replace_with(path: Path, data: bytes) -> None:
-    """A small file's new contents, in one step: whoever reads sees the old or the new."""
-    beside = path.with_name(f".{path.name}")
+def replace_with(path: Path, data: bytes, beside: Path, check: Callable[[], None] = lambda: None) -> None:
+    """A small file's new contents, in one step: whoever reads sees the old or the new.
+
+    They are written to `beside`; what `check` raises then leaves the old.
+    """
     write_file(beside, data)
+    check()
     rename(beside, path)
     sync_folder(path.parent)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from dstrain.runtime.checkpoint import disk
+from dstrain.runtime.checkpoint.fence import Fence
 from dstrain.runtime.checkpoint.manifest import Damaged, first_fault, promises, share_of
 
 MAKING = ".making_"
@@ -41,10 +42,10 @@ def committed(folder: Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
-def bring_back(folder: Path, say: Callable[[str], None]) -> None:
+def bring_back(folder: Path, say: Callable[[str], None], start: str = "") -> None:
     """Undo a replacement that was broken off, and remove what a killed save or removal left behind.
 
-    Only for who trains here: its lock keeps others from saving.
+    Only for who trains here: its lock keeps others from saving. `start`: of the saves, this start's alone.
     """
     if not folder.is_dir():
         return
@@ -55,11 +56,12 @@ def bring_back(folder: Path, say: Callable[[str], None]) -> None:
         else:
             disk.rename(aside, final)
             disk.sync_folder(folder)
-    for left_behind in [*folder.glob(MAKING + "*"), *folder.glob(REMOVING + "*")]:
+    for left_behind in [*folder.glob(f"{MAKING}*{_own(start)}"), *folder.glob(REMOVING + "*")]:
         _remove(left_behind, say)
 
 
-def go_on_from(folder: Path, step: int, best_step: int | None, say: Callable[[str], None]) -> None:
+def go_on_from(folder: Path, step: int, best_step: int | None, say: Callable[[str], None],
+               fence: Fence = Fence()) -> None:
     """Bring the folder to where the run goes on: later checkpoints, all damaged, aside; pointers as at that step."""
     for later in committed(folder):
         if step_of(later) > step:
@@ -67,18 +69,23 @@ def go_on_from(folder: Path, step: int, best_step: int | None, say: Callable[[st
             disk.rename(later, aside)
             disk.sync_folder(folder)
             say(f"moved {later} to {aside.name}: remove it when you have looked at it")
-    point(folder, "latest", step_name(step))
+    point(folder, "latest", step_name(step), fence)
     best = None if best_step is None else folder / step_name(best_step)
     if best is not None and best.is_dir():
-        point(folder, "best", best.name)
+        point(folder, "best", best.name, fence)
     elif (folder / "best").exists():
         disk.remove_file(folder / "best")
         disk.sync_folder(folder)
 
 
-def point(folder: Path, pointer: str, name: str) -> None:
+def making_name(name: str, start: str) -> str:
+    """What a checkpoint or a pointer is called while this start makes it."""
+    return f"{MAKING}{name}{_own(start)}"
+
+
+def point(folder: Path, pointer: str, name: str, fence: Fence = Fence()) -> None:
     """Let folder/pointer name a checkpoint, in one step: a reader sees the old name or the new one."""
-    disk.replace_with(folder / pointer, f"{name}\n".encode())
+    disk.replace_with(folder / pointer, f"{name}\n".encode(), folder / making_name(pointer, fence.start), fence.check)
 
 
 def pointed(folder: Path, pointer: str) -> Path | None:
@@ -122,12 +129,19 @@ def _fault_found_together(checkpoint: Path, ranks: Any) -> str | None:
 def _remove(old: Path, say: Callable[[str], None]) -> None:
     """What cannot be removed is no reason to end a run: the next save tries again."""
     try:
-        gone = old if old.name.startswith((MAKING, REMOVING)) else old.with_name(REMOVING + old.name)
-        if gone != old:
+        gone = old if old.name.startswith(REMOVING) else old.with_name(REMOVING + old.name)
+        if gone != old:  # at once, so that nobody can publish a half of it either
             disk.rename(old, gone)
-        disk.remove_tree(gone)
+        if gone.is_dir():
+            disk.remove_tree(gone)
+        else:  # a pointer that was being made
+            disk.remove_file(gone)
     except OSError as error:
         say(f"{old} could not be removed: {error.strerror or error}")
+
+
+def _own(start: str) -> str:
+    return f".{start}" if start else ""
 
 
 def _free_name(path: Path) -> Path:

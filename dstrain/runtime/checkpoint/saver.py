@@ -10,11 +10,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
 from dstrain.config.errors import TroubleElsewhere
 from dstrain.runtime.checkpoint import disk
+from dstrain.runtime.checkpoint.fence import Fence
 from dstrain.runtime.checkpoint.folder import bring_back, point, prune
 from dstrain.runtime.checkpoint.saving import write
 from dstrain.runtime.checkpoint.snapshot import Buffers, Snapshot, take
@@ -37,7 +39,8 @@ class Saver:
     """One save at a time. All ranks call its methods together, but for `failed`, `news` and `close`."""
 
     def __init__(self, folder: Path, engine: Engine, ranks: Ranks, keep: int, background: bool, about: dict,
-                 say: Callable[[str], None]):
+                 say: Callable[[str], None], fence: Fence = Fence()):
+        self.fence = replace(fence, start=ranks.share(fence.start))  # all ranks write under the first one's name
         self.folder, self.engine, self.ranks, self.keep, self.about, self.say = folder, engine, ranks, keep, about, say
         self.last_stall_s = 0.0
         """how long the training waited for the last save: for the one before it, and for the snapshot"""
@@ -50,7 +53,7 @@ class Saver:
         self._aside, self._buffers = ranks, None
         with ranks.together(f"tidying {folder}"):
             if ranks.first:
-                bring_back(folder, say)
+                bring_back(folder, say, fence.start)
             if background:
                 self._buffers = Buffers(engine)
         if background:
@@ -125,12 +128,14 @@ class Saver:
         if self._has_saved and self._aside.first and not self.folder.is_dir():
             self._lines.append(f"{self.folder} was removed or moved while the run trained: it is made again, and this "
                                "checkpoint is the first in it")
-        saved = write(self.folder, snapshot, write_side_files, self._aside, self._lines.append, self._look_up)
+        saved = write(self.folder, snapshot, write_side_files, self._aside, self._lines.append, self._look_up,
+                      self.fence)
         what = f"tidy {self.folder}"
         with self._aside.together(what), disk.in_words(what, self.folder):
             if self._aside.first:
                 if is_best:
-                    point(self.folder, "best", saved.name)
+                    point(self.folder, "best", saved.name, self.fence)
+                self.fence.check()
                 prune(self.folder, self.keep, self._lines.append)
         self._last_save_s, self._has_saved = time.monotonic() - self._began, True
         self._lines.append(f"saved {saved}")
