@@ -6,11 +6,11 @@ import os
 import stat
 from pathlib import Path
 
-TWO_PARTITIONS = ("n1|gpu*|up|2-00:00:00|gpu:a100:4(S:0-1)|32|256000|idle",
-                  "n2|gpu*|up|2-00:00:00|gpu:a100:4(S:0-1)|32|256000|mix",
-                  "n3|gpu*|up|2-00:00:00|gpu:a100:4(S:0-1)|32|256000|down*",
-                  "n4|cpu|up|infinite|(null)|16|64000|idle",
-                  "n1|closed|down|1:00:00|gpu:a100:4|32|256000|idle")
+TWO_PARTITIONS = ("n1|gpu*|up|2-00:00:00|1-infinite|gpu:a100:4(S:0-1)|32|256000|idle",
+                  "n2|gpu*|up|2-00:00:00|1-infinite|gpu:a100:4(S:0-1)|32|256000|mix",
+                  "n3|gpu*|up|2-00:00:00|1-infinite|gpu:a100:4(S:0-1)|32|256000|down*",
+                  "n4|cpu|up|infinite|1|(null)|16|64000|idle",
+                  "n1|closed|down|1:00:00|1-2|gpu:a100:4|32|256000|idle")
 """as sinfo prints them for the format that dstrain asks for"""
 
 SINFO = 'cat "$state/sinfo"'

@@ -37,6 +37,10 @@ def fitted(request: Request, all_nodes: list[Node] | None) -> Fit:
     if request.time_s is not None and limit_s is not None and request.time_s > limit_s:
         raise UserError(f"--time {slurm_time(request.time_s)}: partition {name} allows {slurm_time(limit_s)}; ask for "
                         f"that or less, and for as many jobs one after the other as it takes with --chain")
+    most = there[0].most_nodes
+    if most is not None and request.fewest_nodes > most:
+        raise UserError(f"--nodes {request.fewest_nodes}: partition {name} gives a job at most {most}; ask for that or "
+                        f"less, or choose another --partition")
     time_s = request.time_s or min(DEFAULT_TIME_S, limit_s or DEFAULT_TIME_S)
     able = _able(request, name, there)
     request = replace(request, time_s=time_s, partition=request.partition or name,

@@ -64,8 +64,9 @@ def batch_script(request: Request, files: Files, job_name: str, command: Sequenc
 
 
 def _directives(request: Request, files: Files, job_name: str) -> list[str]:
-    several = request.launcher == "srun"  # one task a rank; else one a node, which starts the node's ranks
-    tasks = request.ranks_per_node if several else 1
+    # One task a rank, or one a node, which starts the node's ranks. That one is left unsaid: with it, Slurm (22.05)
+    # gives a job of 2-4 nodes never more than 2.
+    tasks = request.ranks_per_node if request.launcher == "srun" else 1
     nodes = (f"{request.fewest_nodes}" if request.fewest_nodes == request.most_nodes else
              f"{request.fewest_nodes}-{request.most_nodes}")
     array = (f"0-{len(files.recipes) - 1}" if request.sweep is not None else
@@ -74,7 +75,7 @@ def _directives(request: Request, files: Files, job_name: str) -> list[str]:
         "job-name": job_name,
         "chdir": _quoted(files.working_folder),
         "nodes": nodes,
-        "ntasks-per-node": tasks,
+        "ntasks-per-node": tasks if tasks > 1 else None,
         "cpus-per-task": request.cpus // tasks,
         "gpus-per-node": request.gpus or None,
         "mem": request.memory,

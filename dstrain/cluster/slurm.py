@@ -31,6 +31,8 @@ class Node:
     """the partition takes jobs"""
     time_limit_s: int | None
     """None: no limit"""
+    most_nodes: int | None
+    """of one job; None: no limit"""
     gpus: int
     cpus: int
     memory_mib: int
@@ -70,16 +72,18 @@ class Job:
 
 def nodes() -> list[Node] | None:
     """Every node of every partition that this user sees."""
-    answer = _ask("sinfo", "--noheader", "--Node", "--format=%N|%P|%a|%l|%G|%c|%m|%t")
+    answer = _ask("sinfo", "--noheader", "--Node", "--format=%N|%P|%a|%l|%s|%G|%c|%m|%t")
     if answer is None:
         return None
     found = []
     for line in answer.splitlines():
         fields = line.strip().split("|")
-        if len(fields) == 8 and fields[5].isdigit():
-            name, partition, up, limit, gres, cpus, memory, state = fields
+        if len(fields) == 9 and fields[6].isdigit():
+            name, partition, up, limit, size, gres, cpus, memory, state = fields
+            most = size.rpartition("-")[2]
             found.append(Node(name, partition.rstrip("*"), partition.endswith("*"), up == "up", seconds_of(limit),
-                              _gpus_of(gres), int(cpus), int(re.match(r"\d*", memory).group() or 0), state))
+                              int(most) if most.isdigit() else None, _gpus_of(gres), int(cpus),
+                              int(re.match(r"\d*", memory).group() or 0), state))
     return found
 
 
@@ -109,7 +113,7 @@ def jobs(numbers: Iterable[str]) -> dict[str, Job] | None:
                 number, raw, state, where = fields
                 if not re.fullmatch(r"\d+(_\d+)?", number):  # members of an array that never started, as one
                     continue
-                job = Job(number, state.split(" ")[0], where=where)
+                job = Job(number, state.split(" ")[0], where="" if where == "None assigned" else where)
                 found |= {key: job for key in (number, raw) if key not in found}
     return found
 

@@ -28,7 +28,7 @@ class Standing:
 def standing(look: Look, jobs: Mapping[str, Job]) -> Standing:
     """`jobs`: what Slurm says of those that were submitted for the run and of the one that trained last."""
     holder = look.holder
-    numbers = [*look.noted, *([holder.slurm_job] if holder and holder.slurm_job else [])]
+    numbers = [*([holder.slurm_job] if holder and holder.slurm_job else []), *look.noted]
     known = list({job.number: job for number in numbers for job in of_number(number, jobs)}.values())
     running = next((job for job in reversed(known) if not job.is_over and not job.is_queued), None)
     if running is not None:
@@ -58,7 +58,8 @@ def _running(look: Look, job: Job) -> Standing:
 
 def _ended(look: Look, known: list[Job], jobs: Mapping[str, Job]) -> Standing:
     ending = ending_of(look.folder)
-    last = known[-1] if known else None
+    started = [job for job in known if job.where]  # what was cancelled in the queue tells nothing of the run
+    last = started[-1] if started else known[-1] if known else None
     trained = jobs.get(look.holder.slurm_job) if look.holder and look.holder.slurm_job else None
     if last is not None and last.state != "COMPLETED" and not look.is_finished and (
             trained is None or trained.number != last.number):  # it ended before it came to train

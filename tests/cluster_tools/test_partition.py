@@ -27,7 +27,7 @@ def test_nothing_is_left_open(nodes):
 
 def test_the_partitions_limit_is_the_time_where_it_is_less(nodes, tmp_path, monkeypatch):
     stand_in = SlurmStandIn(tmp_path / "short")
-    stand_in.nodes("n1|short*|up|30:00|(null)|2|1000|idle")
+    stand_in.nodes("n1|short*|up|30:00|1-infinite|(null)|2|1000|idle")
     monkeypatch.setenv("PATH", stand_in.path)
     fit = fitted(asked(gpus="0"), slurm.nodes())
     assert fit.request.time_s == 1800 and fit.request.cpus == 2  # as many as the node has
@@ -46,6 +46,7 @@ def test_nodes_that_are_down_are_waited_for_and_that_is_said(nodes):
     ({"gpus": "4", "time": "3-0"}, "--time 3-00:00:00: partition gpu allows 2-00:00:00.*--chain"),
     ({"gpus": "4", "cpus": "64"}, "--cpus 64: the nodes of partition gpu have at most 32 cores"),
     ({"gpus": "4", "memory": "1T"}, "--memory 1T: the nodes of partition gpu have at most 256000M of memory"),
+    ({"gpus": "0", "partition": "cpu", "nodes": "2"}, "--nodes 2: partition cpu gives a job at most 1"),
     ({"gpus": "1", "partition": "cpu"}, "--gpus 1: the nodes of partition cpu have at most 0")])
 def test_what_could_never_run_is_refused_before_the_queue(nodes, options, said):
     with pytest.raises(UserError, match=said):
@@ -54,7 +55,8 @@ def test_what_could_never_run_is_refused_before_the_queue(nodes, options, said):
 
 def test_nodes_that_are_too_small_do_not_count(tmp_path, monkeypatch):
     stand_in = SlurmStandIn(tmp_path / "mixed")
-    stand_in.nodes("n1|gpu*|up|infinite|gpu:8|8|1000|idle", "n2|gpu*|up|infinite|gpu:2|8|1000|idle")
+    stand_in.nodes("n1|gpu*|up|infinite|1-infinite|gpu:8|8|1000|idle",
+                   "n2|gpu*|up|infinite|1-infinite|gpu:2|8|1000|idle")
     monkeypatch.setenv("PATH", stand_in.path)
     with pytest.raises(UserError, match=r"--gpus 4: only 1 node\(s\) of partition gpu have that much"):
         fitted(asked(gpus="4", nodes="2"), slurm.nodes())
@@ -62,7 +64,7 @@ def test_nodes_that_are_too_small_do_not_count(tmp_path, monkeypatch):
 
 def test_a_cluster_without_a_default_partition_wants_one_named(tmp_path, monkeypatch):
     stand_in = SlurmStandIn(tmp_path / "plain")
-    stand_in.nodes("n1|a|up|infinite|(null)|8|1000|idle", "n2|b|up|infinite|(null)|8|1000|idle")
+    stand_in.nodes("n1|a|up|infinite|1-infinite|(null)|8|1000|idle", "n2|b|up|infinite|1-infinite|(null)|8|1000|idle")
     monkeypatch.setenv("PATH", stand_in.path)
     with pytest.raises(UserError, match="no default partition: say --partition, one of a, b"):
         fitted(asked(gpus="0"), slurm.nodes())

@@ -20,13 +20,14 @@ def test_nodes_come_with_partition_gpus_and_limits(stand_in):
     first, second, third, cpu, closed = slurm.nodes()
     assert (first.name, first.partition, first.is_default, first.gpus, first.cpus) == ("n1", "gpu", True, 4, 32)
     assert first.time_limit_s == 2 * 86400 and cpu.time_limit_s is None and cpu.gpus == 0
+    assert (first.most_nodes, cpu.most_nodes, closed.most_nodes) == (None, 1, 2)
     assert second.is_there and not third.is_there and not closed.is_up
 
 
 @pytest.mark.parametrize("gres, gpus", [("(null)", 0), ("gpu:2", 2), ("gpu:a100:4(S:0-1)", 4), ("nvme:1,gpu:8", 8),
                                         ("gpu:a100:4,gpu:v100:2(S:1)", 6), ("craynetwork:4", 0)])
 def test_gpus_are_counted_from_what_nodes_are_made_of(stand_in, gres, gpus):
-    stand_in.nodes(f"n1|gpu*|up|1:00:00|{gres}|8|1000|idle")
+    stand_in.nodes(f"n1|gpu*|up|1:00:00|1-infinite|{gres}|8|1000|idle")
     assert slurm.nodes()[0].gpus == gpus
 
 

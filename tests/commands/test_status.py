@@ -120,6 +120,16 @@ def test_a_job_that_failed_before_it_trained_is_said(cluster, capsys):
     assert status(capsys, run)[1].endswith("job 14 failed")
 
 
+def test_jobs_that_were_cancelled_in_the_queue_tell_nothing_of_the_run(cluster, capsys):
+    run = run_folder(Path("runs/one"))
+    note_job(run, "7")
+    lock(run, 5, host="n1", job="9")
+    black_box(run, step=130, ending={"cause": "left", "words": "left", "step": 130, "phase": "leaving",
+                                     "at": time.time() - 7300})
+    cluster.queue("7_1|9|CANCELLED|None|n1|1:00:00|5:00", "7_2|7|CANCELLED|None||2:00:00|0:00")
+    assert status(capsys, run)[1].endswith("left, 2.0 h ago")
+
+
 def test_a_finished_run_is_finished_whatever_became_of_its_job(cluster, capsys):
     run = run_folder(Path("runs/one"), step=600, checkpoint=600)
     note_job(run, "12")

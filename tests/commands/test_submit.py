@@ -49,9 +49,9 @@ def test_everything_is_resolved_in_the_script(cluster, capsys):
                  "run.steps=9"]) == 0
     script, folder = cluster.submitted, Path.cwd() / "runs" / "small" / "slurm"
     assert directives(script) == {
-        "job-name": "small", "chdir": str(Path.cwd()), "nodes": "2", "ntasks-per-node": "1", "cpus-per-task": "8",
-        "gpus-per-node": "2", "mem": "64G", "time": "2-00:00:00", "partition": "gpu", "account": "me",
-        "signal": "B:USR1@120", "open-mode": "append", "output": f"{folder}/%j-%N.log", "requeue": ""}
+        "job-name": "small", "chdir": str(Path.cwd()), "nodes": "2", "cpus-per-task": "8", "gpus-per-node": "2",
+        "mem": "64G", "time": "2-00:00:00", "partition": "gpu", "account": "me", "signal": "B:USR1@120",
+        "open-mode": "append", "output": f"{folder}/%j-%N.log", "requeue": ""}
     assert "export DSTRAIN_LAUNCHER=deepspeed RANKS_PER_NODE=2\n" in script and "DS_ACCELERATOR" not in script
     recipe, = folder.glob("recipe_*.yaml")
     assert f"recipe={recipe}\n" in script
@@ -88,6 +88,7 @@ def test_cpu_ranks_under_srun_are_tasks_of_their_own(cluster):
 def test_an_elastic_job_fits_at_fewest_and_at_most(cluster, capsys):
     main(["submit", "small.yaml", "--gpus", "1", "--nodes", "2-3", "--shared"])
     assert directives(cluster.submitted)["nodes"] == "2-3"
+    assert "ntasks-per-node" not in directives(cluster.submitted)  # Slurm would take it for a job of 2 tasks
     assert main(["submit", "small.yaml", "--gpus", "2", "--nodes", "2-3", "--shared", "run.name=x"]) == 2
     assert "on 3 node(s) x 2 = 6 rank(s): 6 ranks, but the recipe has data.lanes 4" in capsys.readouterr().err
 
