@@ -92,7 +92,7 @@ class Job:
             time.sleep(1.0)
             self.send(signal.SIGKILL)
             self.ended_within(10.0)
-            raise AssertionError(f"ranks {hung} hung for {seconds:.0f} s:\n{self.words()}")
+            raise AssertionError(f"ranks {hung} hung for {seconds:.0f} s:\n{self.words()[-2000:]}")
         return [process.exitcode for process in self.processes]
 
     def words(self) -> str:
@@ -141,6 +141,7 @@ def where(place: Path, run_dir: str, rank: int = 0, wait_s: float = 3.0) -> str:
 def _rank(place: Path, overrides: tuple[str, ...], rank: int, world: int, port: int, out: Path) -> None:
     """The life of a rank, in a process group of its own: what is sent to one reaches no other."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
     os.chdir(place)
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1), os.dup2(descriptor, 2)
