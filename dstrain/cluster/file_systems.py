@@ -51,7 +51,7 @@ def place_of(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> Place |
         fields, _, rest = line.partition(" - ")
         point = _plain(fields.split(" ")[4]) if fields.count(" ") >= 4 else ""
         kind, _, rest = rest.partition(" ")
-        if point and _holds(point, real) and (best is None or len(point) >= len(best.mount_point)):
+        if point and is_within(real, point) and (best is None or len(point) >= len(best.mount_point)):
             best = Place(kind, _plain(rest.split(" ")[0]), point)  # of two at one point, the later one covers
     return best
 
@@ -65,7 +65,7 @@ def is_exported(path: Path, lists: tuple[Path, ...] = EXPORTS) -> bool:
         except OSError:
             continue
         folders = (line.split()[0].strip('"') for line in lines if line.strip() and not line.startswith("#"))
-        if any(folder.startswith("/") and _holds(folder, real) for folder in folders):
+        if any(folder.startswith("/") and is_within(real, folder) for folder in folders):
             return True
     return False
 
@@ -76,7 +76,7 @@ def _there(path: str) -> str:
     return path
 
 
-def _holds(folder: str, path: str) -> bool:
+def is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 

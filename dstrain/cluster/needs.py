@@ -34,12 +34,24 @@ class Libraries:
 
 
 @dataclass(frozen=True)
+class Needed:
+    """A place that the nodes must see."""
+
+    what: str
+    path: Path
+    remedy: str = "put it on a file system that all nodes share"
+    is_cache: bool = False
+    """what is not there is fetched, where there is a network"""
+
+
+@dataclass(frozen=True)
 class Needs:
     """What was found."""
 
-    paths: tuple[tuple[str, Path], ...]
-    """(what it is, where): the nodes must see it"""
+    places: tuple[Needed, ...]
     notes: tuple[str, ...]
+    may_fetch: Callable[[], bool]
+    """asked only where it matters: it takes a moment"""
 
 
 def is_offline(environment: Mapping[str, str]) -> bool:
@@ -48,18 +60,18 @@ def is_offline(environment: Mapping[str, str]) -> bool:
 
 def needs_of(recipe: Recipe, has_checkpoint: bool, environment: Mapping[str, str], libraries: Libraries) -> Needs:
     """A UserError for the first thing that is missing. A run with a checkpoint has its tokenizer in there."""
-    paths: list[tuple[str, Path]] = []
+    places: list[Needed] = []
     notes: list[str] = []
     network = _Network(environment, libraries)
     if recipe.data.prepared is not None:
-        paths.append(("data.prepared", prepared_there(recipe)))
+        places.append(Needed("data.prepared", prepared_there(recipe)))
     else:
         for split in ("train", "valid"):
             for number, source in enumerate(getattr(recipe.data, split)):
-                _source(source, f"data.{split}.{number}", network, libraries, paths, notes)
+                _source(source, f"data.{split}.{number}", network, libraries, places, notes)
         if not has_checkpoint:
-            _tokenizer(recipe.tokenizer, network, libraries, paths, notes)
-    return Needs(tuple(paths), tuple(dict.fromkeys(notes)))
+            _tokenizer(recipe.tokenizer, network, libraries, places, notes)
+    return Needs(tuple(places), tuple(dict.fromkeys(notes)), lambda: network.why_not() is None)
 
 
 class _Network:
@@ -76,22 +88,24 @@ class _Network:
         return None if self._reached else "no network is reached from here"
 
 
-def _source(source: Source, place: str, network: _Network, libraries: Libraries, paths: list, notes: list) -> None:
+def _source(source: Source, place: str, network: _Network, libraries: Libraries, places: list, notes: list) -> None:
     if source.path is not None:
-        paths.extend((place, folder) for folder in {path.parent for path in files_named(source.path, place)})
+        folders = dict.fromkeys(path.parent for path in files_named(source.path, place))
+        places.extend(Needed(place, folder) for folder in folders)
     elif source.hub is not None and os.path.isdir(os.path.expanduser(source.hub)):
-        paths.append((place, Path(source.hub).expanduser()))
+        places.append(Needed(place, Path(source.hub).expanduser()))
     elif source.hub is not None:
         if not _HUB_NAME.fullmatch(source.hub):
             raise UserError(f"{place}.hub: {source.hub!r} is neither a folder (looked in {os.getcwd()}) nor the name "
                             f"of a dataset on the hub, which is NAMESPACE/NAME, such as Salesforce/wikitext")
-        _of_the_hub(source, place, network, libraries, paths, notes)
+        _of_the_hub(source, place, network, libraries, places, notes)
 
 
-def _of_the_hub(source: Source, place: str, network: _Network, libraries: Libraries, paths: list, notes: list) -> None:
+def _of_the_hub(source: Source, place: str, network: _Network, libraries: Libraries, places: list, notes: list) -> None:
     cached = libraries.hub_cache(source.hub, source.revision, place)
     if cached is not None:
-        paths.append((place, cached))
+        places.append(Needed(f"{place}, {source.hub},", cached, "let HF_HOME name a folder that all nodes share",
+                             is_cache=True))
         return
     fetch = f"hf download {source.hub} --repo-type dataset" + (f" --revision {source.revision}" if source.revision
                                                                else "")
@@ -103,17 +117,18 @@ def _of_the_hub(source: Source, place: str, network: _Network, libraries: Librar
                  f"`{fetch}`, or dstrain prepare")
 
 
-def _tokenizer(name: str, network: _Network, libraries: Libraries, paths: list, notes: list) -> None:
+def _tokenizer(name: str, network: _Network, libraries: Libraries, places: list, notes: list) -> None:
     if "/" in name or os.sep in name:
         folder = Path(name).expanduser()
         if not (folder / "tokenizer.json").is_file():
             raise UserError(f"tokenizer: {folder} holds no saved tokenizer (no tokenizer.json); correct the path, or "
                             f"name a tokenizer such as gpt2 or bytes")
-        paths.append(("tokenizer", folder))
+        places.append(Needed("tokenizer", folder))
     elif name != "bytes" and not name.startswith("bpe:"):
         missing = libraries.missing_of_tiktoken(name)
         if not missing:
-            paths.append((f"tokenizer {name}", libraries.cache_of_tiktoken()))
+            places.append(Needed(f"tokenizer {name}", libraries.cache_of_tiktoken(), "copy it to a folder that all "
+                                 "nodes share, and let TIKTOKEN_CACHE_DIR name that", is_cache=True))
         elif (why := network.why_not()) is not None:
             files = "; ".join(f"{address} saved as {path.name}" for address, path in missing.items())
             raise UserError(f"tokenizer {name}: its files are not in {next(iter(missing.values())).parent}, and {why}: "

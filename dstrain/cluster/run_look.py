@@ -50,7 +50,8 @@ class Look:
 
 
 def is_run_folder(path: Path) -> bool:
-    return any((path / name).exists() for name in ("recipe.yaml", "metrics.jsonl", "checkpoints", "slurm/jobs.jsonl"))
+    signs = ("recipe.yaml", "metrics.jsonl", "checkpoints", "slurm/jobs.jsonl")
+    return any(os.path.exists(path / name) for name in signs)
 
 
 def look_at(folder: Path) -> Look:
@@ -144,8 +145,8 @@ def _checkpoint(folder: Path) -> tuple[str | None, float | None]:
         name = (folder / "checkpoints" / "latest").read_text(errors="replace").strip()
         if re.fullmatch(r"step_\d{8,16}", name):
             return name, (folder / "checkpoints" / name).stat().st_mtime
-    except OSError:
-        pass
+    except OSError:  # no save yet, or this very moment another takes its place
+        return None, None
     return None, None
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-from dstrain.cluster.file_systems import is_exported, place_of
+from dstrain.cluster.file_systems import Place, is_exported, is_within, place_of
 from dstrain.config.errors import UserError
+
+
+TEMPORARY = ("/tmp", "/var/tmp")
 
 
 class SeenByNodes:
@@ -27,6 +31,8 @@ class SeenByNodes:
         if place.is_memory:
             raise UserError(f"{what} {path} is on {place}: the nodes do not see it, and it does not outlive this "
                             f"machine; {remedy}")
+        if self._others != [] and (temporary := _of_temporary_files(path, place)):
+            raise UserError(f"{what} {path} is on {place}: each machine has a {temporary} of its own; {remedy}")
         if self._others == []:
             return f"on {place}, and this machine is the only node"
         if self._said or is_exported(path):
@@ -43,3 +49,11 @@ class SeenByNodes:
     def notes(self) -> list[str]:
         return [f"on {place}, which nodes that are other machines do not see: {', '.join(whats)}"
                 for place, whats in self._in_doubt.items()]
+
+
+def _of_temporary_files(path: Path, place: Place) -> str | None:
+    """The machine's own folder that it lies in, unless something else is mounted below that."""
+    real = os.path.realpath(path)
+    return next((folder for folder in TEMPORARY
+                 if is_within(real, folder) and (not is_within(place.mount_point, folder)
+                                                 or place.mount_point == folder)), None)

@@ -17,7 +17,7 @@ import yaml
 from dstrain.cluster import slurm
 from dstrain.cluster.holder import holder_of, is_held
 from dstrain.cluster.job_notes import note_job, noted_jobs
-from dstrain.cluster.needs import Libraries, needs_of
+from dstrain.cluster.needs import Libraries, Needs, needs_of
 from dstrain.cluster.partition import Fit, fitted
 from dstrain.cluster.ranks import shapes_in_words
 from dstrain.cluster.request import Request, request_of
@@ -26,8 +26,11 @@ from dstrain.cluster.script import NEWEST_LOG, Files, batch_script
 from dstrain.cluster.shared import SeenByNodes
 from dstrain.cluster.sweep import Member, members_of
 from dstrain.config.errors import UserError
-from dstrain.config.load import load_recipe, recipe_to_dict
+from dstrain.config.load import load_recipe, load_saved_recipe, recipe_to_dict
 from dstrain.config.os_errors import in_words
+from dstrain.config.schema import Recipe
+from dstrain.runtime.checkpoint.folder import committed, step_of
+from dstrain.train.continuity import changes_since
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NETWORK_PATIENCE_S = 3.0
@@ -69,11 +72,10 @@ def checked(members: list[Member], fit: Fit, said_to_be_shared: bool, environmen
         lines.append(f"run        {folder}{': ' + member.override if member.override else ''}, "
                      f"{seen.check('run folder', folder, 'choose another with run.dir=...')}")
         _check_is_free(folder)
+        notes += _check_goes_on(folder, recipe, alone=len(members) == 1)
         times = check_times(request, folder)
-        needs = needs_of(recipe, _has_checkpoint(folder), environment, _libraries())
-        for what, path in needs.paths:
-            seen.check(what, path, "put it on a file system that all nodes share")
-        notes += needs.notes
+        needs = needs_of(recipe, bool(committed(folder / "checkpoints")), environment, _libraries())
+        notes += [*needs.notes, *_unseen_caches(needs, seen)]
     lines += [f"code       {REPOSITORY}, {code}", f"ranks      {words}", f"partition  {fit.words}",
               f"time       {times}"]
     return lines + [f"note       {note}" for note in dict.fromkeys([*notes, *seen.notes])]
@@ -102,8 +104,33 @@ def _check_is_free(folder: Path) -> None:
                             f"turns)")
 
 
-def _has_checkpoint(folder: Path) -> bool:
-    return any((folder / "checkpoints").glob("step_" + "[0-9]" * 8))
+def _check_goes_on(folder: Path, recipe: Recipe, alone: bool) -> list[str]:
+    """What the training would refuse when it starts: another run's checkpoint, nothing left to train."""
+    there = committed(folder / "checkpoints")
+    if not there:
+        return []
+    changes_since(load_saved_recipe(there[-1] / "recipe.yaml"), recipe, str(there[-1]))
+    if step_of(there[-1]) < recipe.run.steps:
+        return []
+    finished = (f"{folder} stands at step {step_of(there[-1])} of {recipe.run.steps}: finished already; more steps "
+                f"with run.steps=..., or a new run with run.name=...")
+    if alone:
+        raise UserError(finished)
+    return [finished]
+
+
+def _unseen_caches(needs: Needs, seen: SeenByNodes) -> list[str]:
+    """Notes on caches that the nodes do not see but can do without; what they cannot is a UserError."""
+    notes = []
+    for needed in needs.places:
+        try:
+            seen.check(needed.what, needed.path, needed.remedy)
+        except UserError:
+            if not needed.is_cache or not needs.may_fetch():
+                raise
+            notes.append(f"{needed.what} is in {needed.path}, which the nodes do not see: the job fetches it again, "
+                         f"for which they need a way out; without one, {needed.remedy}")
+    return notes
 
 
 def _run_folder(member: Member) -> Path:

@@ -63,6 +63,13 @@ def test_a_local_disk_is_right_where_it_is_said_exported_or_all_there_is(mounts,
     assert "shared" in SeenByNodes(["n1"], False).check("run folder", Path("/home/local/r"), "")
 
 
+def test_the_folder_for_temporary_files_is_refused_whoever_says_that_it_is_shared(mounts, tmp_path):
+    with pytest.raises(UserError, match="on ext4 .*: each machine has a /tmp of its own; choose"):
+        SeenByNodes(["n1"], True).check("run folder", Path("/tmp/runs"), "choose another")
+    mounts.write_text(MOUNTS + "30 22 8:3 /x /tmp/x rw - ext4 /dev/sda1 rw\n")
+    assert "shared" in SeenByNodes(["n1"], True).check("run folder", Path("/tmp/x/runs"), "choose another")
+
+
 def test_a_network_file_system_is_right(mounts):
     seen = SeenByNodes(["n1"], False)
     assert seen.check("run folder", Path("/home/me/r"), "") == "on nfs4 (server:/export/home, mounted at /home)"
@@ -75,7 +82,7 @@ def test_without_slurm_a_local_disk_is_a_doubt_said_once(mounts):
         seen.check("run folder", Path("/home/local") / name, "")
     seen.check("this repository", Path("/home/local/code"), "")
     (note,) = seen.notes
-    assert "/dev/sdb1" in note and note.endswith("run folder, this repository")
+    assert "/dev/sdb1" in note and note.endswith(": run folder, this repository")
 
 
 def test_what_an_nfs_server_hands_out_is_found(tmp_path):

@@ -30,6 +30,10 @@ def libraries(network=True, hub=(), calls=None):
     return Libraries(hub_with(*hub), missing_files, cache_folder, reaches)
 
 
+def where(found):
+    return [(needed.what, needed.path, needed.is_cache) for needed in found.places]
+
+
 @pytest.fixture
 def load(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -40,7 +44,7 @@ def load(tmp_path, monkeypatch):
 
 def test_text_that_is_there_is_named_with_its_folder(load, tmp_path):
     found = needs_of(load(), False, {}, libraries(network=False))
-    assert {path.resolve() for _, path in found.paths} == {tmp_path.resolve()} and not found.notes
+    assert {needed.path.resolve() for needed in found.places} == {tmp_path.resolve()} and not found.notes
 
 
 def test_text_that_is_missing_is_said(load):
@@ -62,7 +66,7 @@ def test_a_tokenizer_in_the_cache_is_a_path_that_nodes_must_see(load, tmp_path):
         place.parent.mkdir(exist_ok=True)
         place.write_text("x")
     found = needs_of(load("tokenizer=gpt2"), False, {}, libraries(network=False))
-    assert ("tokenizer gpt2", tmp_path / "tiktoken") in found.paths
+    assert ("tokenizer gpt2", tmp_path / "tiktoken", True) in where(found)
 
 
 def test_a_run_with_a_checkpoint_has_its_tokenizer_there(load):
@@ -74,7 +78,7 @@ def test_a_tokenizer_folder_must_hold_one(load, tmp_path):
         needs_of(load("tokenizer=./tok"), False, {}, libraries())
     (tmp_path / "tok").mkdir()
     (tmp_path / "tok" / "tokenizer.json").write_text("{}")
-    assert needs_of(load("tokenizer=./tok"), False, {}, libraries()).paths[-1] == ("tokenizer", Path("tok"))
+    assert needs_of(load("tokenizer=./tok"), False, {}, libraries()).places[-1].path == Path("tok")
 
 
 def test_an_unknown_tokenizer_is_refused_with_the_nearest(load):
@@ -83,8 +87,8 @@ def test_an_unknown_tokenizer_is_refused_with_the_nearest(load):
 
 
 def test_a_dataset_of_the_hub_is_cached_or_fetched_or_refused(load):
-    assert needs_of(load(HUB), False, {}, libraries(hub=["some/texts"])).paths[0] == (
-        "data.train.0", Path("/cache/some/texts"))
+    found = needs_of(load(HUB), False, {}, libraries(hub=["some/texts"]))
+    assert ("data.train.0, some/texts,", Path("/cache/some/texts"), True) in where(found)
     assert "hf download some/texts" in needs_of(load(HUB), False, {}, libraries(network=True)).notes[0]
     for environment, network in (({}, False), ({"HF_DATASETS_OFFLINE": "yes"}, True)):
         with pytest.raises(UserError, match="data.train.0.hub: some/texts is not whole"):
@@ -102,7 +106,7 @@ def test_the_network_is_asked_once_and_only_where_something_is_missing(load):
 def test_a_folder_of_files_may_stand_for_a_dataset(load, tmp_path):
     (tmp_path / "texts").mkdir()
     found = needs_of(load("data.train=[{hub: texts}]"), False, {"HF_HUB_OFFLINE": "1"}, libraries(network=False))
-    assert ("data.train.0", Path("texts")) in found.paths
+    assert ("data.train.0", Path("texts"), False) in where(found)
     with pytest.raises(UserError, match="neither a folder .* nor the name of a dataset"):
         needs_of(load("data.train=[{hub: nowhere}]"), False, {}, libraries())
 
@@ -124,8 +128,8 @@ def test_prepared_shards_are_enough_without_text_or_network(load, prepared):
     for name in ("corpus.txt", "valid.txt"):
         os.unlink(name)
     recipe = load("data.prepared=shards", "tokenizer=bytes")
-    assert needs_of(recipe, False, {"HF_HUB_OFFLINE": "1"}, libraries(network=False)).paths == (
-        ("data.prepared", Path("shards")),)
+    found = needs_of(recipe, False, {"HF_HUB_OFFLINE": "1"}, libraries(network=False))
+    assert where(found) == [("data.prepared", Path("shards"), False)]
 
 
 @pytest.mark.parametrize("gone, said", [

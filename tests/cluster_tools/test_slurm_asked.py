@@ -40,13 +40,14 @@ def test_without_slurm_there_is_no_answer_rather_than_an_empty_one(tmp_path, mon
 
 def test_a_job_is_found_by_each_of_its_numbers(stand_in):
     stand_in.queue("7_1|9|RUNNING|None|n1|1:00:00|5:00", "7_0|8|RUNNING|None|n2|1:00:00|5:00",
-                   "7_10|7|PENDING|Priority||2:00:00|0:00", "77|77|RUNNING|None|n3|1:00:00|1:00")
-    found = slurm.jobs(["7"])
+                   "7_10|7|PENDING|Priority||2:00:00|0:00", "77_0|77|RUNNING|None|n3|1:00:00|1:00")
+    found = slurm.jobs(["7", "77"])
     assert [job.number for job in slurm.of_number("7", found)] == ["7_0", "7_1", "7_10"]
     assert [job.where for job in slurm.of_number("9", found)] == ["n1"]
     assert found["7_1"].left_s == 3600 and found["7_1"].used_s == 300
     assert found["7_10"].is_queued and found["7_10"].reason == "Priority" and not found["7_1"].is_queued
-    assert "77" not in found
+    assert [job.where for job in slurm.of_number("77", found)] == ["n3"]
+    assert "77_0" not in slurm.jobs(["7"])
 
 
 def test_who_left_the_queue_is_asked_of_the_accounting(stand_in):

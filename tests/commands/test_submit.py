@@ -16,11 +16,13 @@ from slurm_stand_in import SlurmStandIn
 from small_run import ROOT, lay_out
 
 from dstrain.__main__ import main
+from dstrain.cluster import shared
+from dstrain.cluster.file_systems import Place
 from dstrain.commands import submit
-from dstrain.config.load import load_recipe
+from dstrain.config.load import load_recipe, recipe_to_dict
 
-ON_TWO = ["--nodes", "2", "--gpus", "2", "--shared"]
-ON_CPUS = ["--partition", "cpu", "--gpus", "0", "--ranks-per-node", "2", "--shared"]
+ON_TWO = ["--nodes", "2", "--gpus", "2"]
+ON_CPUS = ["--partition", "cpu", "--gpus", "0", "--ranks-per-node", "2"]
 
 
 @pytest.fixture
@@ -34,6 +36,9 @@ def cluster(tmp_path, monkeypatch):
     stand_in = SlurmStandIn(tmp_path / "slurm")
     monkeypatch.setenv("PATH", stand_in.path)
     monkeypatch.setattr(submit, "REPOSITORY", repository)
+    real_place = shared.place_of
+    monkeypatch.setattr(shared, "place_of", lambda path: (
+        real_place(path) if path.is_relative_to("/dev") else Place("nfs4", "server:/home", "/")))
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(lay_out(work))
@@ -86,10 +91,10 @@ def test_cpu_ranks_under_srun_are_tasks_of_their_own(cluster):
 
 
 def test_an_elastic_job_fits_at_fewest_and_at_most(cluster, capsys):
-    main(["submit", "small.yaml", "--gpus", "1", "--nodes", "2-3", "--shared"])
+    main(["submit", "small.yaml", "--gpus", "1", "--nodes", "2-3"])
     assert directives(cluster.submitted)["nodes"] == "2-3"
     assert "ntasks-per-node" not in directives(cluster.submitted)  # Slurm would take it for a job of 2 tasks
-    assert main(["submit", "small.yaml", "--gpus", "2", "--nodes", "2-3", "--shared", "run.name=x"]) == 2
+    assert main(["submit", "small.yaml", "--gpus", "2", "--nodes", "2-3", "run.name=x"]) == 2
     assert "on 3 node(s) x 2 = 6 rank(s): 6 ranks, but the recipe has data.lanes 4" in capsys.readouterr().err
 
 
@@ -169,12 +174,12 @@ def test_what_would_not_work_is_refused_before_the_queue_in_one_line(cluster, ca
 
 
 def test_a_local_disk_is_refused_where_nodes_are_others(cluster, capsys, monkeypatch):
-    from dstrain.cluster import shared
-    from dstrain.cluster.file_systems import Place
-
-    monkeypatch.setattr(shared, "place_of", lambda path: Place("xfs", "/dev/sda1", "/"))
+    monkeypatch.setattr(shared, "place_of", lambda path: Place("xfs", "/dev/sda1", str(Path.cwd().parent)))
     assert main(["submit", "small.yaml", "--nodes", "2", "--gpus", "2"]) == 2
-    assert "is on xfs (a disk of this machine: /dev/sda1, mounted at /), which other nodes" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "is on xfs (a disk of this machine: /dev/sda1, mounted at" in said
+    assert "which other nodes (n1, n2, n3) do not see" in said
+    assert main(["submit", "small.yaml", "--nodes", "2", "--gpus", "2", "--shared"]) == 0
 
 
 def test_a_folder_in_which_another_run_trains_is_refused(cluster, capsys):
@@ -200,12 +205,53 @@ def test_a_run_whose_job_waits_or_runs_is_not_submitted_twice(cluster, capsys, s
         assert f"job 4711 is {state.lower()} for it already" in capsys.readouterr().err
 
 
-def test_a_save_that_takes_longer_than_the_notice_is_refused(cluster, capsys):
-    checkpoint = Path("runs/small/checkpoints/step_00000002")
+def saved_at(step, took_s=1, *overrides):
+    """A checkpoint, as far as a submission looks at it."""
+    checkpoint = Path(f"runs/small/checkpoints/step_{step:08d}")
     checkpoint.mkdir(parents=True)
-    for name, at in (("recipe.yaml", 1000), ("manifest.sha256", 1100)):
-        (checkpoint / name).write_text("")
+    recipe = recipe_to_dict(load_recipe("small.yaml", overrides))
+    for name, text, at in (("recipe.yaml", yaml.safe_dump(recipe), 1000), ("manifest.sha256", "", 1000 + took_s)):
+        (checkpoint / name).write_text(text)
         os.utime(checkpoint / name, (at, at))
+
+
+def test_a_run_that_is_finished_is_not_queued_again(cluster, capsys):
+    saved_at(6)
+    assert main(["submit", "small.yaml", *ON_TWO]) == 2
+    assert "stands at step 6 of 6: finished already; more steps with run.steps" in capsys.readouterr().err
+    assert main(["submit", "small.yaml", *ON_TWO, "run.steps=8"]) == 0
+
+
+def test_a_change_that_would_be_another_run_is_refused(cluster, capsys):
+    saved_at(2)
+    assert main(["submit", "small.yaml", *ON_TWO, "batch.rows=16"]) == 2
+    assert "batch.rows is 16 in the recipe, but 8 in" in capsys.readouterr().err
+    assert main(["submit", "small.yaml", *ON_TWO, "optim.lr=1e-4"]) == 0
+
+
+def test_text_that_nodes_do_not_see_is_refused(cluster, capsys):
+    text = Path("/dev/shm") / f"dstrain-test-{os.getpid()}.txt"
+    text.write_text("a text\n")
+    try:
+        assert main(["submit", "small.yaml", *ON_TWO, f"data.valid.0.path={text}"]) == 2
+    finally:
+        text.unlink()
+    assert "data.valid.0 /dev/shm is on tmpfs" in capsys.readouterr().err
+
+
+def test_a_cache_that_nodes_do_not_see_is_fetched_again_or_refused(cluster, capsys, monkeypatch):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "/dev/shm/dstrain-no-such-cache")
+    monkeypatch.setattr("dstrain.data.tokenizers.tiktoken_files.missing_files", lambda name: {})
+    monkeypatch.setattr(submit, "_reaches_the_network", lambda: True)
+    assert main(["submit", "small.yaml", *ON_TWO, "tokenizer=gpt2", "--dry-run"]) == 0
+    assert "which the nodes do not see: the job fetches it again" in capsys.readouterr().err
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["submit", "small.yaml", *ON_TWO, "tokenizer=gpt2"]) == 2
+    assert "tokenizer gpt2 /dev/shm/dstrain-no-such-cache is on tmpfs" in capsys.readouterr().err
+
+
+def test_a_save_that_takes_longer_than_the_notice_is_refused(cluster, capsys):
+    saved_at(2, took_s=100)
     assert main(["submit", "small.yaml", *ON_TWO]) == 2
     said = capsys.readouterr().err
     assert "its last save took 100.0 s" in said and "give --signal-before 180" in said
@@ -249,6 +295,8 @@ MOST_CPU_S = 0.5
 QUICK = """
 import json, resource, sys
 from dstrain.__main__ import main
+from dstrain.cluster import shared
+from dstrain.cluster.file_systems import Place
 code = main(json.loads(sys.argv[1]))
 used = resource.getrusage(resource.RUSAGE_SELF)
 heavy = sorted({"torch", "numpy", "deepspeed", "pyarrow", "datasets", "transformers"} & set(sys.modules))
