@@ -116,6 +116,8 @@ def test_a_job_that_failed_before_it_trained_is_said(cluster, capsys):
     note_job(run, "12")
     note_job(run, "14")
     lock(run, 5, host="n1", job="12")
+    black_box(run, step=130, ending={"cause": "left", "words": "left", "step": 130, "phase": "leaving",
+                                     "at": time.time() - 7300})
     cluster.accounting("12|12|COMPLETED|n1", "14|14|FAILED|n1")
     assert status(capsys, run)[1].endswith("job 14 failed")
 
@@ -197,6 +199,7 @@ def test_what_cannot_be_read_is_left_open(cluster, capsys, name):
     row = status(capsys, run)[1]
     assert row.startswith(name)
     assert {"torn": "1/?", "NaN": "4/4000", "older": "4/?"}.get(name, "-") in row.split()
+    assert {"NaN": "nan", "older": "3.5000"}.get(name, "-") in row.split()
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
