@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from slurm_cluster import ROOT, Cluster
+from slurm_cluster import ENDED, LOOK_S, NODES, ROOT, Cluster
 
 from dstrain.train.records import paired_records
 from dstrain.train.run_folder import RunFolder, read_lines
@@ -31,6 +34,9 @@ CLOSE = 1e-5
 """relative: another number of ranks sums in another order"""
 STARTS_WITHIN_S, ENDS_WITHIN_S = 180.0, 300.0
 """generous: on a busy machine the imports alone take a minute"""
+GONE_WITHIN_S = 20.0
+TRAINING = r"launch/|dstrain\.guard|srun "
+"""in the command lines of ranks, their observers, and what starts them"""
 SLOWLY = {"DSTRAIN_SLOWLY": "0.5", "PYTHONPATH": str(Path(__file__).parent / "slowly")}
 """of a job's environment: half a second a step in its first start, so that it can be hit in the middle"""
 
@@ -49,27 +55,59 @@ class Runs:
             f"{'word ' * (n % 5)}line {n} says that {n} plus one is {n + 1}\n" for n in range(3000)))
         (self.checkout / "valid.txt").write_text("".join(f"{n} plus one is {n + 1}\n" for n in range(12)))
 
-    def submit(self, name: str, *overrides: str, nodes: str = "2", options: tuple[str, ...] = (),
+    def submit(self, name: str, *arguments: str, nodes: str = "2", options: tuple[str, ...] = (),
                script: str = "slurm/train_cpu.sbatch", slowly: bool = False, **environment: str) -> str:
         """A job that trains the recipe as run `name`, one CPU rank a node. Its number."""
         return self.cluster.sbatch(
-            f"--nodes={nodes}", "--cpus-per-task=1", "--time=30", *options, script, "small.yaml", f"run.name={name}",
-            *overrides, folder=self.checkout, env={**(SLOWLY if slowly else {}), **environment})
+            f"--job-name={name}", f"--nodes={nodes}", "--cpus-per-task=1", "--time=30", *options, script, *arguments,
+            "small.yaml", folder=self.checkout, env={**(SLOWLY if slowly else {}), **environment})
+
+    def submit_checked(self, name: str, *options: str, slowly: bool = False,
+                       check: bool = True) -> subprocess.CompletedProcess[str]:
+        """`dstrain submit` of the recipe as run `name`."""
+        path = f"{self.checkout / '.venv' / 'bin'}:/usr/bin:/bin"
+        return self.cluster.on("ctl", "python", "-m", "dstrain", "submit", "small.yaml", f"run.name={name}", "--shared",
+                               *options, folder=self.checkout, check=check,
+                               env={**(SLOWLY if slowly else {}), "PATH": path})
+
+    def jobs_so_far(self) -> list[str]:
+        """The numbers of all that were ever in the queue, ended ones too."""
+        return sorted(set(re.findall(r"JobId=(\d+)", self.cluster.on("ctl", "scontrol", "show", "jobs").stdout)))
 
     def finish(self, job: str, restarts: int = 0) -> dict[str, str]:
         return self.cluster.wait(job, "COMPLETED", ENDS_WITHIN_S, restarts)
 
-    def wait_for_step(self, name: str, step: int, within_s: float = STARTS_WITHIN_S) -> None:
-        """Until the run has written down that step."""
-        deadline = time.monotonic() + within_s
+    def finish_array(self, job: str, jobs: int) -> None:
+        for number in range(jobs):
+            self.finish(f"{job}_{number}")
+
+    def call(self, node: str, *command: object) -> None:
+        """A training that is started by hand on a node, to its end; CPU ranks."""
+        self.cluster.on(node, *command, folder=self.checkout, within_s=ENDS_WITHIN_S,
+                        env={"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"})
+
+    def submit_and_wait(self, name: str, step: int, **how: Any) -> str:
+        """A job whose steps are slow, as soon as it has written down that one."""
+        job = self.submit(name, slowly=True, **how)
+        self.wait_for_step(name, job, step)
+        return job
+
+    def wait_for_step(self, name: str, job: str, step: int) -> None:
+        """In the job's first start."""
+        deadline = time.monotonic() + STARTS_WITHIN_S
         while self.last_step(name) < step:
-            assert time.monotonic() < deadline, (
-                f"{name} is at step {self.last_step(name)} after {within_s:.0f} s\n{self.cluster.last_words()}")
-            time.sleep(0.1)
+            known = self.cluster.job(job)
+            assert time.monotonic() < deadline and known["Restarts"] == "0" and known["JobState"] not in ENDED, (
+                f"{name} is at step {self.last_step(name)}, {known['JobState']}, after {known['Restarts']} restarts\n"
+                f"{self.cluster.last_words()}")
+            time.sleep(LOOK_S)
 
     def last_step(self, name: str) -> int:
+        return max((line["step"] for line in self.records(name)), default=0)
+
+    def records(self, name: str) -> list[dict]:
         metrics = self.folder(name).metrics
-        return max((line["step"] for line in read_lines(metrics)), default=0) if metrics.is_file() else 0
+        return read_lines(metrics) if metrics.is_file() else []
 
     def folder(self, name: str) -> RunFolder:
         return RunFolder(self.checkout / "runs" / name)
@@ -77,9 +115,7 @@ class Runs:
     @functools.cached_property
     def one_process(self) -> str:
         """The same run without any launcher or cluster: the curve that all others are held against."""
-        self.cluster.on("ctl", ".venv/bin/python", "launch/train.py", "small.yaml", "run.name=one_process",
-                        folder=self.checkout, env={"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
-                        within_s=ENDS_WITHIN_S)
+        self.call("ctl", ".venv/bin/python", "launch/train.py", "small.yaml", "run.name=one_process")
         return "one_process"
 
     @functools.cached_property
@@ -105,8 +141,30 @@ class Runs:
         """The same rows to the bit, the same losses to rounding, at every step."""
         rows = [{line["step"]: line["rows"] for line in read_lines(self.folder(name).ledger)} for name in (one, other)]
         assert rows[0] == rows[1] and sorted(rows[0]) == list(range(1, STEPS + 1))
-        curves = [[line for line in read_lines(self.folder(name).metrics)] for name in (one, other)]
+        curves = [self.records(name) for name in (one, other)]
         assert len(curves[0]) == len(curves[1]) > STEPS
         for x, y in zip(*curves):
             assert (x["step"], x.get("split")) == (y["step"], y.get("split"))
             assert abs(x["loss"] / y["loss"] - 1) <= CLOSE, (x, y)
+
+    def assert_went_on(self, name: str, saved: bool) -> None:
+        """The second start began at a checkpoint in mid-run: the one that was `saved` on leaving, or an earlier one."""
+        said = self.log(name)
+        starts = [int(step) for step in re.findall(rf"goes on from runs/{name}/checkpoints/step_(\d+)", said)]
+        assert len(starts) == 1 and 0 < starts[0] < STEPS, said
+        assert not saved or f"left at step {starts[0]}" in said, said
+
+    def assert_nothing_runs(self) -> None:
+        """No process of a training is left on any node, soon after its job's end."""
+        deadline = time.monotonic() + GONE_WITHIN_S
+        while True:
+            left = {node: self.cluster.processes(node, TRAINING) for node in NODES}
+            if not any(left.values()):
+                return
+            assert time.monotonic() < deadline, left
+            time.sleep(LOOK_S)
+
+    def log(self, name: str) -> str:
+        """What the jobs of that run have printed, in all their starts and on whichever node."""
+        logs = [*self.checkout.glob(f"{name}-*.log"), *(self.folder(name).path / "slurm").glob("*-*.log")]
+        return "\n".join(path.read_text(errors="replace") for path in sorted(logs, key=lambda log: log.stat().st_mtime))

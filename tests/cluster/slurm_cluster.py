@@ -27,6 +27,9 @@ SHOWN_LINES = 60
 LOOK_S = 0.2
 BOOTS_WITHIN_S = 120.0
 NONE = -1
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+SETTLES_WITHIN_S = 5.0
+"""a job may be shown in such a state for a moment, before it is in the queue again"""
 _KILL_ALL = """for process in /proc/[0-9]*; do
     number=${process#/proc/}
     case $(cat "$process/comm" 2> /dev/null) in
@@ -113,15 +116,16 @@ class Cluster:
         return dict(word.split("=", 1) for word in shown.split() if "=" in word)
 
     def wait(self, job: str, states: str, within_s: float, restarts: int = 0) -> dict[str, str]:
-        """Until it is in one of `states` (COMPLETED|FAILED ...), after at least so many restarts."""
-        deadline = time.monotonic() + within_s
+        """Until it is in one of `states` (COMPLETED|RUNNING ...), after at least so many restarts."""
+        deadline, ended = time.monotonic() + within_s, 0.0
         while True:
             known = self.job(job)
             if known["JobState"] in states.split("|") and int(known["Restarts"]) >= restarts:
                 return known
-            if time.monotonic() > deadline:
-                raise AssertionError(f"job {job} is {known['JobState']} ({known['Reason']}) after {within_s:.0f} s and "
-                                     f"{known['Restarts']} restarts, not {states}\n{self.last_words()}")
+            ended = (ended or time.monotonic()) if known["JobState"] in ENDED else 0.0
+            if time.monotonic() > deadline or ended and time.monotonic() > ended + SETTLES_WITHIN_S:
+                raise AssertionError(f"job {job} is {known['JobState']} ({known['Reason']}) after {known['Restarts']} "
+                                     f"restarts, and was to be {states} within {within_s:.0f} s\n{self.last_words()}")
             time.sleep(LOOK_S)
 
     def last_words(self) -> str:
