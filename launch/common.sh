@@ -49,8 +49,10 @@ cores() {
 
 # The environment section of a recipe, exported where the shell has not set the variable:
 # `take_environment PYTHON ... -- RECIPE [section.key=value ...]`. 2, and one line said, for a mistake in the recipe.
+# The variables' names are in environment_names then.
 take_environment() {
     local python=() lines line name
+    environment_names=()
     while [ "$1" != -- ]; do
         python+=("$1")
         shift
@@ -59,8 +61,9 @@ take_environment() {
     lines=$(PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} "${python[@]}" -m dstrain.cluster.environment "$@") || return
     while read -r line; do
         name=${line%%=*}
-        if [ -n "$name" ] && [ -z "${!name+set}" ]; then
-            export "${line?}"
+        if [ -n "$name" ]; then
+            environment_names+=("$name")
+            [ -n "${!name+set}" ] || export "${line?}"
         fi
     done <<< "$lines"
 }

@@ -22,6 +22,9 @@ if [ "${1:-}" = --ranks ]; then
     shift 2
 fi
 use_venv
+if ! [[ " $* " =~ " --help "|" -h "|^"  "$ ]]; then  # dstrain answers those
+    take_environment "$venv/bin/python" -- "$@"
+fi
 
 gpus=$(gpu_count)
 if [ "$gpus" -eq 0 ]; then

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Trains on the nodes of a hostfile (launch/hostfile.example) with the deepspeed launcher.
+# HOSTFILE: a line a node, "NAME slots=RANKS".
 #
 #   bash launch/multinode.sh HOSTFILE RECIPE [section.key=value ...]
 #       over pdsh and ssh: call it once, on any machine that reaches all nodes by ssh without a password
@@ -9,7 +10,9 @@
 # This folder, with its .venv, stands at the same path on all nodes. From the environment: MASTER_ADDR (default: the
 # first node's name), MASTER_PORT (default: worked out from the hostfile, so that all nodes agree: give it when two
 # runs share a hostfile), DS_ACCELERATOR=cpu for CPU ranks, NCCL_SOCKET_IFNAME / GLOO_SOCKET_IFNAME for the network
-# interface between the nodes.
+# interface between the nodes. The recipe's section `environment` reaches all ranks: over ssh a .deepspeed_env is
+# written from it and from this shell's own settings (see `forwarded` below), and removed at the end.
+# Exit code 75: left on SIGTERM or SIGUSR1, after saving. If this script or a connection dies, the ranks save and leave.
 set -euo pipefail
 
 # shellcheck source=launch/common.sh
@@ -48,6 +51,7 @@ if [ -z "$hosts" ] || [ -z "$slots" ]; then
 fi
 
 use_venv
+take_environment "$venv/bin/python" -- "$@"
 if [ "${DS_ACCELERATOR:-}" = cpu ]; then
     use_cpu "$slots"
 fi
@@ -55,16 +59,19 @@ where=(--hostfile "$hostfile" --master_addr "${MASTER_ADDR:-$(head -n 1 <<< "$ho
     --master_port "${MASTER_PORT:-$(port_for "$(cat "$hostfile")")}")
 
 if [ -n "$node_rank" ]; then
-    exec python "$root/launch/run_deepspeed.py" --quiet "${where[@]}" --no_ssh --node_rank "$node_rank" "$root/launch/train.py" "$@"
+    exec python "$root/launch/run_deepspeed.py" --quiet "${where[@]}" --no_ssh --node_rank "$node_rank" \
+        "$root/launch/train.py" "$@"
 fi
 
 if ! command -v pdsh > /dev/null; then
     echo "pdsh is not installed here (Debian and Ubuntu: apt-get install pdsh); or start each node with --node_rank" >&2
     exit 2
 fi
+# What deepspeed reads as .deepspeed_env and exports on each node between double quotes; pdsh puts in %h, %n and %u.
+# run_deepspeed.py removes it.
 DS_ENV_FILE=$(mktemp)
 export DS_ENV_FILE
-trap 'rm -f "$DS_ENV_FILE"' EXIT
-env | grep -E "^($forwarded)=." > "$DS_ENV_FILE"
+forwarded+=$(printf '|%s' "${environment_names[@]}")
+env | grep -E "^($forwarded)=." | sed 's/[\\"$`]/\\&/g; s/%/%%/g' > "$DS_ENV_FILE"
 # --force_multi: with one node in the hostfile deepspeed would run here instead of there, and say nothing.
-deepspeed --quiet "${where[@]}" --force_multi "$root/launch/train.py" "$@"
+exec python "$root/launch/run_deepspeed.py" --quiet "${where[@]}" --force_multi "$root/launch/train.py" "$@"

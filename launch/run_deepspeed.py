@@ -4,16 +4,21 @@ SIGTERM and SIGUSR1 ask a run to save and leave. The launcher's own way is to di
 30 seconds and no more; here they go on to the ranks, which answer with exit code 75, and this ends with that, too. The
 launcher's own processes have both signals blocked, so that one that is sent to the whole process group, or by Slurm to
 every process, ends none of them; the ranks inherit that, and take them in a way of their own (dstrain/guard/bell.py).
-Ctrl-C reaches the ranks by itself: they end, then so does the launcher, without a traceback.
+Ctrl-C reaches the ranks by itself: they end, then so does the launcher, without a traceback. What the launcher itself
+has to complain of is a line, too.
 """
+
+from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
 import sys
 import threading
+import types
 
 REQUESTS = (signal.SIGTERM, signal.SIGUSR1)
-LEFT, INTERRUPTED = 75, 130
+USERS_MISTAKE, LEFT, INTERRUPTED = 2, 75, 130
 LOOK_S = 0.2
 
 
@@ -23,16 +28,56 @@ def main() -> int:
     # A handler, not SIG_IGN: programs that are started from here get Ctrl-C as usual.
     signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     threading.Thread(target=pass_requests_on, args=(came,), daemon=True).start()
-    from deepspeed.launcher.runner import main as runner  # takes seconds
+    from deepspeed.launcher import runner  # takes seconds
+
+    import over_ssh
+
+    runner.PDSHRunner = over_ssh.OverSsh
+    runner.signal = NotedSignals(came)
+    runner.subprocess = types.SimpleNamespace(**{**vars(subprocess), "Popen": Started})
     try:
-        code = LEFT if came else runner()
+        code = LEFT if came else runner.main()
     except SystemExit as end:
         code = end.code
+    except (RuntimeError, ValueError, AssertionError) as error:  # the hostfile, or a node that ssh does not reach
+        print(f"deepspeed: {error}", file=sys.stderr)
+        code = USERS_MISTAKE
+    finally:
+        over_ssh.remove_environment_file()
     if signal.SIGINT in came and code:
         print("stopped by Ctrl-C; the same command goes on from the last checkpoint, or else from the start",
               file=sys.stderr)
         return INTERRUPTED
-    return (code or 0) if code in (None, 0, 1, 2, LEFT) else 1  # a rank that was killed: its signal's number
+    if not code and Started.newest is not None and Started.newest.returncode < 0:
+        print(f"the launcher's own process was killed (signal {-Started.newest.returncode}): its ranks save and leave",
+              file=sys.stderr)
+        return 1
+    return (code or 0) if code in (None, 0, 1, USERS_MISTAKE, LEFT) else 1  # the signal that killed a rank
+
+
+class Started(subprocess.Popen):
+    """What the launcher starts; of one that is killed it says nothing, and ends with 0."""
+
+    newest: Started | None = None
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        Started.newest = self
+
+
+class NotedSignals:
+    """Stands in for the module `signal` in the launcher, which hears of Ctrl-C where it runs pdsh: it is noted here."""
+
+    SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
+
+    def __init__(self, came: list[int]):
+        self._came = came
+
+    def signal(self, number: int, handler) -> None:
+        def noted(number: int, frame) -> None:
+            self._came.append(number)
+            handler(number, frame)
+        signal.signal(number, noted)
 
 
 def pass_requests_on(came: list[int]) -> None:
@@ -43,11 +88,16 @@ def pass_requests_on(came: list[int]) -> None:
     while True:
         if number not in came:
             came.append(number)
-        for rank in ranks(psutil):
-            if rank.pid not in told:
-                told.add(rank.pid)
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    rank.send_signal(number)
+        over_ssh = sys.modules.get("over_ssh")
+        if over_ssh is not None and over_ssh.OverSsh.nodes:
+            if not told and over_ssh.OverSsh.ask_ranks(number):
+                told.add("the nodes")
+        else:
+            for rank in ranks(psutil):
+                if rank.pid not in told:
+                    told.add(rank.pid)
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        rank.send_signal(number)
         again = signal.sigtimedwait(REQUESTS, LOOK_S)
         if again is not None:
             number, told = again.si_signo, set()

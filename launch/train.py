@@ -1,7 +1,7 @@
 """Trains a recipe: what the deepspeed launcher, torchrun, srun and plain python start, one process a rank.
 
     deepspeed launch/train.py RECIPE [section.key=value ...] [--deepspeed --deepspeed_config FILE]
-    torchrun --nproc_per_node 2 launch/train.py RECIPE
+    torchrun --standalone --nproc_per_node 2 launch/train.py RECIPE
     srun --ntasks-per-node 8 python launch/train.py RECIPE
     python launch/train.py RECIPE
 
@@ -29,6 +29,11 @@ def main() -> int:
     except NoMaster as error:
         print(error, file=sys.stderr)
         return 2
+    import leash  # beside this file
+
+    leash.hold(os.environ)
+    if leash.started_by_deepspeed():
+        leave_the_fixed_port(os.environ, os.getppid())
     sys.path.insert(0, str(ROOT))
     from dstrain.__main__ import main as dstrain
 
@@ -42,6 +47,13 @@ def split_arguments(argv: list[str]) -> tuple[int | None, list[str]]:
     parser.add_argument("--deepspeed", action="store_true")  # says what is always so
     launchers, rest = parser.parse_known_args(argv)
     return launchers.local_rank, rest
+
+
+def leave_the_fixed_port(environment: MutableMapping[str, str], launcher: int) -> None:
+    """`deepspeed` on one machine lets all its runs meet at port 29500, where a second one breaks: the ranks take one
+    that follows from their launcher's process id, which they share."""
+    if environment.get("MASTER_PORT") == "29500" and environment.get("LOCAL_SIZE") == environment.get("WORLD_SIZE"):
+        environment["MASTER_PORT"] = str(15000 + launcher % 15000)
 
 
 class NoMaster(Exception):
@@ -59,7 +71,8 @@ def take_ranks_from_slurm(environment: MutableMapping[str, str]) -> None:
     world = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
     if "MASTER_ADDR" not in environment:
         environment["MASTER_ADDR"] = "127.0.0.1" if int(world) == 1 else first_host(environment)
-    environment.setdefault("MASTER_PORT", str(15000 + (31 * int(environment["SLURM_JOB_ID"]) + int(step)) % 15000))
+    start = 7 * int(environment.get("SLURM_RESTART_COUNT", "0")) + int(step)  # what an earlier one left is not met
+    environment.setdefault("MASTER_PORT", str(15000 + (31 * int(environment["SLURM_JOB_ID"]) + start) % 15000))
     environment["RANK"] = environment["SLURM_PROCID"]
     environment["WORLD_SIZE"] = world
     # With --gpus-per-task each task sees one GPU, its own, as number 0.

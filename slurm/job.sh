@@ -13,8 +13,8 @@
 #                      it ends and the next goes on; when the run is done, the others are taken out of the queue
 #   DSTRAIN_SWEEP      section.key=VALUE,VALUE,...: a job of an array takes the value of its number, from 0
 #
-# The ranks' exit code decides: 0 done. 75 (left on request, saved): the job puts itself back into the queue, where Slurm
-# has not done so and nobody cancelled it. 2 (a mistake in the recipe): it ends. Anything else is a failure: back into
+# The ranks' exit code decides: 0 done. 75 (left on request, saved): the job puts itself back into the queue, unless
+# Slurm has done so or somebody cancelled it. 2 (a mistake in the recipe): it ends. Anything else is a failure: back into
 # the queue, until DSTRAIN_GIVE_UP. A job that starts again goes on from the run's newest checkpoint.
 set -euo pipefail
 
@@ -37,7 +37,7 @@ main() {
     read_recipe
     choose_ranks
     choose_meeting_point
-    echo "job $job, start $((restarts + 1)), $(date '+%F %T'), ${#nodes[@]} nodes x $ranks ranks by $launcher: ${nodes[*]}"
+    say "${#nodes[@]} nodes x $ranks ranks by $launcher: ${nodes[*]}"
 
     asked_at_limit=no
     told_to_end=no
@@ -74,7 +74,7 @@ check_arguments() {
     launcher=${DSTRAIN_LAUNCHER:-deepspeed}
     case $launcher in
         deepspeed | srun) ;;
-        *) refuse "DSTRAIN_LAUNCHER=$launcher: no such launcher; say deepspeed (one task a node) or srun (one a rank)" ;;
+        *) refuse "DSTRAIN_LAUNCHER=$launcher: no such launcher; say deepspeed (a task a node) or srun (a task a rank)" ;;
     esac
     give_up_after=${DSTRAIN_GIVE_UP:-3}
     if ! [[ $give_up_after =~ ^[1-9][0-9]{0,5}$ ]]; then
@@ -102,10 +102,11 @@ take_value_of_the_sweep() {
     text=${DSTRAIN_SWEEP#*=}
     IFS=, read -r -a values <<< "$text"
     if [ "$name" = "$DSTRAIN_SWEEP" ] || [ -z "${SLURM_ARRAY_TASK_ID:-}" ]; then
-        refuse "$DSTRAIN_SWEEP: a sweep is section.key=VALUE,VALUE,... in a job array: sbatch slurm/sweep.sbatch optim.lr=1e-3,2e-3,3e-3 RECIPE"
+        refuse "$DSTRAIN_SWEEP: a sweep is section.key=VALUE,VALUE,... in a job array: see slurm/sweep.sbatch"
     fi
     if [ "${SLURM_ARRAY_TASK_COUNT:-0}" -ne "${#values[@]}" ] || [ "$SLURM_ARRAY_TASK_ID" -ge "${#values[@]}" ]; then
-        refuse "$DSTRAIN_SWEEP has ${#values[@]} values and the array ${SLURM_ARRAY_TASK_COUNT:-0} jobs, this one number $SLURM_ARRAY_TASK_ID: sbatch --array=0-$((${#values[@]} - 1)) fits"
+        refuse "$DSTRAIN_SWEEP has ${#values[@]} values, and the array ${SLURM_ARRAY_TASK_COUNT:-0} jobs (this one is \
+number $SLURM_ARRAY_TASK_ID): sbatch --array=0-$((${#values[@]} - 1)) fits"
     fi
     value=${values[SLURM_ARRAY_TASK_ID]}
     arguments+=("$name=$value")
@@ -229,7 +230,7 @@ leave() {
     if [ "$asked_at_limit" = yes ] && [ "$(newest)" = "$newest_at_start" ]; then
         count_failure
         if [ "$failures" -ge "$give_up_after" ]; then
-            give_up "came to its time limit $failures times without a newer checkpoint: ask for more time, or save earlier (checkpoint.every)"
+            give_up "came to its time limit $failures times without a newer checkpoint: ask for more time (--time)"
             return
         fi
     fi
@@ -370,7 +371,7 @@ slurm() {
 }
 
 say() {
-    echo "job $job, start $((restarts + 1)), $(date '+%F %T'): $1"
+    printf 'job %s, start %s, %(%F %T)T: %s\n' "$job" $((restarts + 1)) -1 "$1"
 }
 
 refuse() {

@@ -44,19 +44,20 @@ def option(call: dict, name: str) -> str:
 
 
 def test_local_starts_two_cpu_ranks_where_there_is_no_gpu(repo):
-    done = run_script(["bash", "launch/local.sh", "quickstart", "run.steps=3"], repo, DS_ACCELERATOR="cpu")
+    done = run_script(["bash", "launch/local.sh", "quickstart", "run.steps=30"], repo, DS_ACCELERATOR="cpu")
     assert done.returncode == 0, done.stderr
     call = deepspeed_call(repo)
     assert option(call, "--num_accelerators") == "2"
     assert 1024 <= int(option(call, "--master_port")) <= 65535
-    assert call["argv"][-3:] == [f"{repo}/launch/train.py", "quickstart", "run.steps=3"]
+    assert call["argv"][-3:] == [f"{repo}/launch/train.py", "quickstart", "run.steps=30"]
     assert call["env"]["DS_ACCELERATOR"] == "cpu"
     assert int(call["env"]["OMP_NUM_THREADS"]) >= 1
     assert "MALLOC_TRIM_THRESHOLD_" in call["env"]
 
 
 def test_local_takes_the_number_of_ranks_and_keeps_the_users_threads(repo):
-    run_script(["bash", "launch/local.sh", "--ranks", "3", "r"], repo, DS_ACCELERATOR="cpu", OMP_NUM_THREADS="5")
+    run_script(["bash", "launch/local.sh", "--ranks", "3", "quickstart"], repo, DS_ACCELERATOR="cpu",
+               OMP_NUM_THREADS="5")
     call = deepspeed_call(repo)
     assert option(call, "--num_accelerators") == "3"
     assert call["env"]["OMP_NUM_THREADS"] == "5"
@@ -65,8 +66,9 @@ def test_local_takes_the_number_of_ranks_and_keeps_the_users_threads(repo):
 @pytest.mark.parametrize("ranks, gpu_list, handed_on", [("1", "2,5", "2"), ("2", "2,5", "2,5")])
 def test_local_uses_the_gpus_that_are_visible_and_no_others(repo, ranks, gpu_list, handed_on):
     (repo / ".venv" / "bin" / "python").unlink()
-    write_stub(repo / ".venv" / "bin", "python", then="print(2 if 'torch' in sys.argv[2] else 29999)")
-    run_script(["bash", "launch/local.sh", "--ranks", ranks, "r"], repo, CUDA_VISIBLE_DEVICES=gpu_list)
+    write_stub(repo / ".venv" / "bin", "python",
+               then="print(2 if 'torch' in sys.argv[2] else 29999) if sys.argv[1] == '-c' else None")
+    run_script(["bash", "launch/local.sh", "--ranks", ranks, "quickstart"], repo, CUDA_VISIBLE_DEVICES=gpu_list)
     call = deepspeed_call(repo)
     assert call["env"]["CUDA_VISIBLE_DEVICES"] == handed_on
     # With a number deepspeed would take GPUs 0, 1, ... whatever the list says.
@@ -89,8 +91,8 @@ def test_multinode_starts_this_node_without_ssh(repo):
     # Every node works out the same port, from the hostfile alone.
     (repo / "hosts").write_text("# two nodes\nn1 slots=2\nn2 slots=2\n")
     for node in ("0", "1"):
-        done = run_script(["bash", "launch/multinode.sh", "hosts", "--node_rank", node, "r", "a.b=1"], repo,
-                          DS_ACCELERATOR="cpu")
+        done = run_script(["bash", "launch/multinode.sh", "hosts", "--node_rank", node, "quickstart", "run.seed=1"],
+                          repo, DS_ACCELERATOR="cpu")
         assert done.returncode == 0, done.stderr
     first, second = calls(repo / "launch", "run_deepspeed.py")
     assert [option(call, "--node_rank") for call in (first, second)] == ["0", "1"]
@@ -98,24 +100,35 @@ def test_multinode_starts_this_node_without_ssh(repo):
     assert option(first, "--master_port") == option(second, "--master_port")
     assert 15000 <= int(option(first, "--master_port")) < 30000
     assert "--no_ssh" in first["argv"] and "--hostfile" in first["argv"]
-    assert first["argv"][-3:] == [f"{repo}/launch/train.py", "r", "a.b=1"]
+    assert first["argv"][-3:] == [f"{repo}/launch/train.py", "quickstart", "run.seed=1"]
 
 
 def test_multinode_over_ssh_hands_on_the_environment_but_no_secret(repo, tmp_path):
     write_stub(tmp_path / "bin", "pdsh")
     (repo / "hosts").write_text("n1 slots=2\n")
-    write_stub(repo / ".venv" / "bin", "deepspeed", then="print(open(os.environ['DS_ENV_FILE']).read())")
-    done = run_script(["bash", "launch/multinode.sh", "hosts", "r"], repo, tmp_path / "bin", DS_ACCELERATOR="cpu",
-                      GLOO_SOCKET_IFNAME="eth1", HF_TOKEN="secret", EMPTY="")
+    write_stub(repo / "launch", "run_deepspeed.py", then="print(open(os.environ['DS_ENV_FILE']).read())")
+    command = ["bash", "launch/multinode.sh", "hosts", "quickstart", "environment.NCCL_DEBUG=INFO",
+               "environment.OWN=$x %h", "environment.HF_HOME=/of/the/recipe"]
+    done = run_script(command, repo, tmp_path / "bin", DS_ACCELERATOR="cpu", GLOO_SOCKET_IFNAME="eth1",
+                      HF_TOKEN="secret", EMPTY="", HF_HOME="/of/the/shell")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()
-    assert "GLOO_SOCKET_IFNAME=eth1" in lines and "DS_ACCELERATOR=cpu" in lines
+    assert {"GLOO_SOCKET_IFNAME=eth1", "DS_ACCELERATOR=cpu", "NCCL_DEBUG=INFO", "HF_HOME=/of/the/shell"} <= set(lines)
+    assert "OWN=\\$x %%h" in lines  # what pdsh and the node's shell make the recipe's own value of again
     assert any(line.startswith(f"PATH={repo}/.venv/bin:") for line in lines)
     assert all("=" in line for line in lines)  # deepspeed breaks on a blank line
     assert "secret" not in done.stdout
-    call = deepspeed_call(repo)
-    assert "--force_multi" in call["argv"]  # or one host in the hostfile would mean this machine
-    assert not (repo / call["env"]["DS_ENV_FILE"]).exists()
+    assert "--force_multi" in deepspeed_call(repo)["argv"]  # or one host in the hostfile would mean this machine
+
+
+def test_a_mistake_in_the_recipe_is_said_before_any_node_is_asked(repo, tmp_path):
+    write_stub(tmp_path / "bin", "pdsh")
+    (repo / "hosts").write_text("n1 slots=2\n")
+    for more in ([], ["--node_rank", "0"]):
+        done = run_script(["bash", "launch/multinode.sh", "hosts", *more, "quickstrat"], repo, tmp_path / "bin")
+        assert done.returncode == 2 and "did you mean 'quickstart'" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert calls(repo / "launch", "run_deepspeed.py") == []
 
 
 @pytest.mark.parametrize("arguments, reason", [

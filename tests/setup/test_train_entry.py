@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -24,7 +25,8 @@ SRUN = {"SLURM_JOB_ID": "100", "SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM
 def start(tmp_path):
     """Calls a copy of launch/train.py beside a stub of dstrain, from another folder."""
     (tmp_path / "repo" / "launch").mkdir(parents=True)
-    (tmp_path / "repo" / "launch" / "train.py").write_bytes((ROOT / "launch" / "train.py").read_bytes())
+    for name in ("train.py", "leash.py"):
+        (tmp_path / "repo" / "launch" / name).write_bytes((ROOT / "launch" / name).read_bytes())
     (tmp_path / "repo" / "dstrain").mkdir()
     (tmp_path / "repo" / "dstrain" / "__init__.py").write_text("")
     (tmp_path / "repo" / "dstrain" / "__main__.py").write_text(STUB)
@@ -100,3 +102,22 @@ def test_a_batch_scripts_own_shell_is_no_rank(start):
 def test_a_launcher_inside_srun_wins(start):
     ranks = told(start("r", RANK="0", WORLD_SIZE="2", **SRUN))["ranks"]
     assert ranks == {"RANK": "0", "WORLD_SIZE": "2"}
+
+
+def test_another_start_of_the_same_job_meets_at_another_port(start):
+    ports = {told(start("r", MASTER_ADDR="n1", SLURM_RESTART_COUNT=count, **SRUN))["ranks"]["MASTER_PORT"]
+             for count in ("0", "1", "2")}
+    assert len(ports) == 3
+
+
+@pytest.mark.parametrize("given, port", [
+    ({"MASTER_PORT": "29500", "WORLD_SIZE": "2", "LOCAL_SIZE": "2"}, "27345"),  # 15000 + 12345
+    ({"MASTER_PORT": "29500", "WORLD_SIZE": "4", "LOCAL_SIZE": "2"}, "29500"),  # other nodes do not know of it
+    ({"MASTER_PORT": "29501", "WORLD_SIZE": "2", "LOCAL_SIZE": "2"}, "29501"),
+])
+def test_runs_of_one_machine_do_not_all_meet_at_deepspeeds_fixed_port(given, port):
+    spec = importlib.util.spec_from_file_location("train_entry", ROOT / "launch" / "train.py")
+    entry = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(entry)
+    entry.leave_the_fixed_port(given, launcher=12345)
+    assert given["MASTER_PORT"] == port
