@@ -22,7 +22,7 @@ def test_a_submitted_elastic_job_takes_all_nodes_and_has_the_losses_of_one_proce
     job = submit(runs, "--nodes", "2-3", "run.name=submitted")
     known = runs.cluster.wait(job, "RUNNING|COMPLETED", within_s=60)
     assert known["NodeList"] == "n[1-3]"
-    runs.wait_for_step("submitted", 1)
+    runs.wait_for_step("submitted", job, 1)
     running = dstrain(runs, "status", "runs/submitted").stdout
     runs.finish(job)
     assert f"job {job} runs on n[1-3]" in running or "finished" in running
@@ -42,7 +42,7 @@ def test_a_submitted_sweep_under_srun_has_a_run_folder_a_value(runs):
     (("optim.lr=-1",), "optim.lr is -1.0"),
     (("data.train.0.path=nowhere.txt",), "matches no file"),
     (("--nodes", "4"), "--nodes 4: partition main has 3"),
-    (("--gpus", "3"), "have at most 2 GPUs a node"),
+    (("--gpus", "3", "--cpus", "3"), "have at most 2 GPUs a node"),
     (("--partition", "mian"), "did you mean 'main'"),
     (("run.dir=/dev/shm/runs",), "is on tmpfs"),
 ])

@@ -66,7 +66,8 @@ def test_a_local_disk_is_right_where_it_is_said_exported_or_all_there_is(mounts,
 def test_the_folder_for_temporary_files_is_refused_whoever_says_that_it_is_shared(mounts, tmp_path):
     with pytest.raises(UserError, match="on ext4 .*: each machine has a /tmp of its own; choose"):
         SeenByNodes(["n1"], True).check("run folder", Path("/tmp/runs"), "choose another")
-    mounts.write_text(MOUNTS + "30 22 8:3 /x /tmp/x rw - ext4 /dev/sda1 rw\n31 22 8:4 / /var/tmp rw - xfs /dev/sde rw\n")
+    mounts.write_text(f"{MOUNTS}30 22 8:3 /x /tmp/x rw - ext4 /dev/sda1 rw\n"
+                      "31 22 8:4 / /var/tmp rw - xfs /dev/sde rw\n")
     with pytest.raises(UserError, match="each machine has a /var/tmp of its own"):
         SeenByNodes(["n1"], True).check("run folder", Path("/var/tmp/runs"), "choose another")
     assert "shared" in SeenByNodes(["n1"], True).check("run folder", Path("/tmp/x/runs"), "choose another")
