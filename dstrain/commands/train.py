@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from dataclasses import replace
 from typing import Callable, Iterator
 
@@ -22,7 +21,7 @@ from dstrain.guard.bell import Bell
 from dstrain.guard.causes import saying_why
 from dstrain.guard.postmortem import note_ending
 from dstrain.guard.watched import watched
-from dstrain.train.run_folder import RunFolder
+from dstrain.train.run_folder import Footing, RunFolder
 
 
 def train_command(name: str, overrides: list[str], ds_config: str | None, fresh: bool, yes: bool,
@@ -40,6 +39,7 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
 
     from dstrain.families import family_of  # after the recipe is known to be good: torch takes its time
     from dstrain.runtime.dist import lost_a_rank, start_ranks, stop_ranks
+    from dstrain.runtime.health import check_health
     from dstrain.train.trainer import train
 
     bell.meets()
@@ -53,11 +53,13 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
                 config = engine_json(recipe, ranks.world, ranks.device.type, ds_config)
             if ds_config is not None and ranks.first:
                 print(f"--deepspeed_config {ds_config} is used in place of the recipe's engine.config")
+            ranks = replace(ranks, health=check_health(ranks, folder.path, print))
             with ranks.together(f"opening {folder.path}"):
-                lock = folder.lock() if ranks.first else None
+                lock = folder.lock(_say_on_stderr) if ranks.first else None
+                footing = Footing(folder, lock) if lock is not None else None
             if lock is not None and lock.warning is not None:
-                print(f"dstrain: {lock.warning}", file=sys.stderr)
-            attempt = ranks.share(f"{time.time_ns():x}")
+                _say_on_stderr(lock.warning)
+            attempt = ranks.share(lock and lock.attempt)
             # Nobody looks into the folder before it is cleared.
             with ranks.together(f"clearing {folder.path}"), in_words("prepare", folder.path):
                 if ranks.first:
@@ -69,11 +71,15 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
             bell.last_words = lambda words: pulse.ended("left", words)
             ranks = replace(ranks, pulse=pulse)
             with saying_why(pulse), _lost_ranks_named(lost_a_rank, bell):
-                train(recipe, family_of(recipe), config, ranks, bell)
+                train(recipe, family_of(recipe), config, ranks, bell, footing)
         finally:
             stop_ranks()
             if lock is not None:
                 lock.close()
+
+
+def _say_on_stderr(line: str) -> None:
+    print(f"dstrain: {line}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,8 @@ class Ranks:
     """a gloo group for what travels beside the training: objects, agreements"""
     pulse: Pulse = field(default_factory=Pulse)
     """this rank's sign of life"""
+    health: dict = field(default_factory=dict)
+    """what was found of ranks, nodes and links before the first step (health.py)"""
 
     @property
     def first(self) -> bool:

@@ -16,6 +16,7 @@ from dstrain.config.offload import offload_in_words
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import shape_of
 from dstrain.runtime.dist import Ranks
+from dstrain.runtime.health import in_a_line
 from dstrain.train.progress import duration
 from dstrain.train.run import Run
 from dstrain.train.run_folder import RunFolder, replace, write_json
@@ -50,6 +51,9 @@ def say_run(run: Run, first: Any) -> None:
     say(f"optimizer  {rules}; by {schedule.name}, warm-up {schedule.warmup_steps} steps")
     say(f"engine     {recipe.engine.config}: ZeRO stage {engine.stage} on {run.ranks.device.type}, "
         f"{torch.get_num_threads()} thread(s) a rank")
+    health = in_a_line(run.ranks.health)
+    if health is not None:
+        say(f"ranks      {health}")
     offload = offload_in_words(run.config, parameters, world)
     if offload is not None:
         say(f"offload    {offload}")
@@ -85,7 +89,7 @@ def freeze(folder: RunFolder, recipe: Recipe, config: dict, ranks: Ranks) -> Non
         "threads": torch.get_num_threads(),
         "packages": {name: _version(name) for name in PACKAGES},
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv})
+        "command": sys.argv, **ranks.health})
 
 
 def about(recipe: Recipe, config: dict, ranks: Ranks) -> dict:

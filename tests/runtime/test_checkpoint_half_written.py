@@ -40,7 +40,8 @@ def test_half_a_write_that_claims_to_be_whole_is_noticed_at_every_call(tmp_path,
         else:
             raise AssertionError(f"call {half_at}, {calls[half_at - 1]}: not noticed")
         assert committed(folder) == [] or calls[-1].endswith("latest") and verify(committed(folder)[0]) is None
-    assert last > 12 and {"model.safetensors", "state.json", "manifest.json", "manifest.sha256", ".latest"} <= noticed
+    assert last > 12 and {"model.safetensors", "state.json", "manifest.json", "manifest.sha256",
+                          ".making_latest"} <= noticed
 
 
 def test_half_a_tokenizer_is_noticed(tmp_path, monkeypatch):
