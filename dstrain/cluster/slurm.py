@@ -149,12 +149,13 @@ def submit(script: str, environment: Mapping[str, str]) -> str:
 
 def environment_for_sbatch(environment: Mapping[str, str]) -> dict[str, str]:
     """Without what would speak against the script, where everything is decided: sbatch's own variables win over
-    directives, and those of a job or of a launcher that we are in ourselves are not the new job's."""
+    directives, and those of a job or of a launcher that we are in ourselves are not the new job's; that this machine
+    has no GPU says nothing of the nodes."""
     kept_of_sbatch = ("SBATCH_QOS", "SBATCH_RESERVATION", "SBATCH_CONSTRAINT", "SBATCH_CLUSTERS", "SBATCH_WCKEY")
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_RANK",
              "CROSS_SIZE", "LOCAL_SIZE", "RANKS_PER_NODE")
     return {name: value for name, value in environment.items()
-            if name not in ranks and not (name.startswith("SBATCH_") and name not in kept_of_sbatch)
+            if name not in ranks and (name, value) != ("DS_ACCELERATOR", "cpu") and not (name.startswith("SBATCH_") and name not in kept_of_sbatch)
             and not (name.startswith("SLURM_") and name not in ("SLURM_CONF", "SLURM_CLUSTERS"))}
 
 

@@ -71,5 +71,6 @@ def test_a_refusal_is_the_users_or_the_clusters(stand_in, tmp_path, words, kind)
 def test_sbatch_does_not_hear_what_would_speak_against_the_script():
     kept = slurm.environment_for_sbatch({
         "HOME": "/h", "SLURM_CONF": "/c", "SLURM_JOB_ID": "3", "SLURM_NTASKS": "9", "SBATCH_TIMELIMIT": "1",
-        "SBATCH_QOS": "q", "RANK": "0", "WORLD_SIZE": "8", "MASTER_ADDR": "n1"})
+        "SBATCH_QOS": "q", "RANK": "0", "WORLD_SIZE": "8", "MASTER_ADDR": "n1",
+        "DS_ACCELERATOR": "cpu"})
     assert kept == {"HOME": "/h", "SLURM_CONF": "/c", "SBATCH_QOS": "q"}
