@@ -49,6 +49,10 @@ if [ -z "$hosts" ] || [ -z "$slots" ]; then
     echo "$hostfile: no line like 'node1 slots=8' in it; launch/hostfile.example shows one" >&2
     exit 2
 fi
+if [ -n "$node_rank" ] && [ "$node_rank" -ge "$(wc -l <<< "$hosts")" ]; then
+    echo "--node_rank $node_rank: $hostfile has $(wc -l <<< "$hosts") nodes, numbered from 0" >&2
+    exit 2
+fi
 
 use_venv
 take_environment "$venv/bin/python" -- "$@"

@@ -135,6 +135,7 @@ def test_a_mistake_in_the_recipe_is_said_before_any_node_is_asked(repo, tmp_path
     (["missing", "r"], "no such hostfile"),
     (["empty", "r"], "no line like"),
     (["good", "--node_rank", "r"], "--node_rank r"),
+    (["good", "--node_rank", "1", "r"], "1 nodes, numbered from 0"),
     (["good"], "usage"),
 ])
 def test_multinode_says_what_is_wrong(repo, arguments, reason):
