@@ -154,9 +154,14 @@ def environment_for_sbatch(environment: Mapping[str, str]) -> dict[str, str]:
     kept_of_sbatch = ("SBATCH_QOS", "SBATCH_RESERVATION", "SBATCH_CONSTRAINT", "SBATCH_CLUSTERS", "SBATCH_WCKEY")
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_RANK",
              "CROSS_SIZE", "LOCAL_SIZE", "RANKS_PER_NODE")
-    return {name: value for name, value in environment.items()
-            if name not in ranks and (name, value) != ("DS_ACCELERATOR", "cpu") and not (name.startswith("SBATCH_") and name not in kept_of_sbatch)
-            and not (name.startswith("SLURM_") and name not in ("SLURM_CONF", "SLURM_CLUSTERS"))}
+    def is_kept(name: str, value: str) -> bool:
+        if name.startswith("SBATCH_"):
+            return name in kept_of_sbatch
+        if name.startswith("SLURM_"):
+            return name in ("SLURM_CONF", "SLURM_CLUSTERS")
+        return name not in ranks and (name, value) != ("DS_ACCELERATOR", "cpu")
+
+    return {name: value for name, value in environment.items() if is_kept(name, value)}
 
 
 def _ask(program: str, *arguments: str, also_when_it_fails: bool = False) -> str | None:
