@@ -154,6 +154,7 @@ def environment_for_sbatch(environment: Mapping[str, str]) -> dict[str, str]:
     kept_of_sbatch = ("SBATCH_QOS", "SBATCH_RESERVATION", "SBATCH_CONSTRAINT", "SBATCH_CLUSTERS", "SBATCH_WCKEY")
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_RANK",
              "CROSS_SIZE", "LOCAL_SIZE", "RANKS_PER_NODE")
+
     def is_kept(name: str, value: str) -> bool:
         if name.startswith("SBATCH_"):
             return name in kept_of_sbatch
