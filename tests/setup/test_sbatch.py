@@ -38,7 +38,7 @@ def directives_of(script: str) -> dict[str, str]:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_directives_let_a_job_come_back_and_keep_its_log(script):
     directives = directives_of(script)
-    assert directives["ntasks-per-node"] == "1"
+    assert "ntasks-per-node" not in directives  # with it, Slurm 22.05 gives a job of 2-4 nodes never more than 2
     assert "requeue" in directives
     assert directives["open-mode"] == "append"
     array = "array" in directives
