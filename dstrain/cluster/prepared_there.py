@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from dstrain.config.errors import UserError
+from dstrain.config.same_source import difference_in_words
 from dstrain.config.schema import Recipe
 
 END = b"DSTRAIN1"
@@ -25,17 +26,33 @@ def prepared_there(recipe: Recipe) -> Path:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'prepared.json'}: cannot be read ({type(error).__name__}: {error}); remove "
                         f"{folder} and prepare it again") from None
-    if not (folder / "tokenizer" / "tokenizer.json").is_file():
-        raise UserError(f"data.prepared: {folder / 'tokenizer' / 'tokenizer.json'} is missing; {again}")
+    _check_tokenizer(folder / "tokenizer" / "tokenizer.json", recipe.tokenizer, again)
     for split in ("train", "valid"):
-        for number in range(len(getattr(recipe.data, split))):
+        for number, source in enumerate(getattr(recipe.data, split)):
             place = f"data.{split}.{number}"
             if place not in sources:
                 raise UserError(f"{place}: {folder} was prepared without it (it holds {', '.join(sources)}); {again}")
+            if difference := difference_in_words(sources[place], source, place):
+                raise UserError(f"{difference} when {folder} was prepared; restore that, or prepare another folder "
+                                f"(dstrain prepare RECIPE --out FOLDER)")
             shard = 0
             while not _is_last(path := folder / place / f"{shard:06d}.shard", again):
                 shard += 1
     return folder
+
+
+def _check_tokenizer(saved: Path, asked: str, again: str) -> None:
+    """A tokenizer's folder is asked for with a slash in it, and is then compared by the run itself."""
+    try:
+        name = json.loads(saved.read_text(encoding="utf-8"))["name"]
+    except FileNotFoundError:
+        raise UserError(f"data.prepared: {saved} is missing; {again}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"data.prepared: {saved} cannot be read ({type(error).__name__}: {error}); restore it, or "
+                        f"prepare another folder") from None
+    if "/" not in asked and name != asked:
+        raise UserError(f"tokenizer: the recipe's is {asked!r}, but {saved} holds {name!r}; set tokenizer={name}, or "
+                        f"prepare the sources for this one into another folder (dstrain prepare RECIPE --out FOLDER)")
 
 
 def _is_last(shard: Path, again: str) -> bool:

@@ -148,6 +148,13 @@ def test_a_shard_that_was_cut_off_is_refused(load, prepared):
         needs_of(load("data.prepared=shards"), False, {}, libraries())
 
 
+def test_shards_of_other_words_are_refused(load, prepared):
+    with pytest.raises(UserError, match="data.train.0.documents is 'file', but was 'lines' when shards was prepared"):
+        needs_of(load("data.prepared=shards", "data.train.0.documents=file"), False, {}, libraries())
+    with pytest.raises(UserError, match="tokenizer: the recipe's is 'gpt2', but .* holds 'bytes'; set tokenizer=bytes"):
+        needs_of(load("data.prepared=shards", "tokenizer=gpt2"), False, {}, libraries())
+
+
 def test_a_source_that_was_not_prepared_is_refused(load, prepared):
     with pytest.raises(UserError, match="data.train.1: shards was prepared without it"):
         needs_of(load("data.prepared=shards", "data.train=[{path: corpus.txt, documents: lines}, {path: valid.txt}]"),

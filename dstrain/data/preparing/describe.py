@@ -14,11 +14,12 @@ from typing import Any
 
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
+from dstrain.config.same_source import difference_in_words
 from dstrain.config.schema import Recipe, Source
 from dstrain.data.reading.hub import pinned
 from dstrain.data.preparing.prepared import DESCRIPTION, FORM, TOKENIZER, PreparedFolder, as_prepared
 from dstrain.data.tokenizers.run_tokenizer import LEARNED, run_tokenizer
-from dstrain.data.preparing.same import description_of, difference_in_words, digest_of
+from dstrain.data.preparing.same import description_of, digest_of
 from dstrain.data.preparing.shard_writer import UNFINISHED, publish
 from dstrain.data.reading.sources import Corpus
 from dstrain.data.tokenizers.tokenizer import Tokenizer

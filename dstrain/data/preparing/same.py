@@ -13,6 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from dstrain.config.errors import UserError
+from dstrain.config.same_source import difference_in_words
 from dstrain.config.hints import shown
 from dstrain.config.schema import Source
 from dstrain.data.reading.sources import Corpus
@@ -36,17 +37,6 @@ def check_source(folder: str, kept_text: str, source: Source, number: int, split
     if difference:
         raise UserError(f"{difference} when {folder} was prepared; restore that, or prepare another folder "
                         f"(dstrain prepare RECIPE --out FOLDER)")
-
-
-def difference_in_words(kept: dict[str, Any], source: Source, place: str) -> str | None:
-    """What the recipe says otherwise of the source, but for where it lies: '... is 1, but was 2'."""
-    for name, was in kept["source"].items():
-        now = getattr(source, name)
-        moved = name in ("path", "hub") and now is not None and was is not None
-        pinned = name == "revision" and now in (None, kept["commit"])
-        if now != was and not moved and not pinned:
-            return f"{place}.{name} is {shown(now)}, but was {shown(was)}"
-    return None
 
 
 def _difference_in_files(kept: dict[str, Any], source: Source, number: int, split: str) -> str | None:
