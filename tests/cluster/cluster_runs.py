@@ -62,17 +62,13 @@ class Runs:
             f"--job-name={name}", f"--nodes={nodes}", "--cpus-per-task=1", "--time=30", *options, script, *arguments,
             "small.yaml", folder=self.checkout, env={**(SLOWLY if slowly else {}), **environment})
 
-    def submit_checked(self, name: str, *options: str, slowly: bool = False,
-                       check: bool = True) -> subprocess.CompletedProcess[str]:
-        """`dstrain submit` of the recipe as run `name`."""
-        path = f"{self.checkout / '.venv' / 'bin'}:/usr/bin:/bin"
-        return self.cluster.on("ctl", "python", "-m", "dstrain", "submit", "small.yaml", f"run.name={name}", "--shared",
-                               *options, folder=self.checkout, check=check,
-                               env={**(SLOWLY if slowly else {}), "PATH": path})
-
-    def jobs_so_far(self) -> list[str]:
-        """The numbers of all that were ever in the queue, ended ones too."""
-        return sorted(set(re.findall(r"JobId=(\d+)", self.cluster.on("ctl", "scontrol", "show", "jobs").stdout)))
+    def submit_checked(self, name: str, nodes: str = "2", slowly: bool = False) -> str:
+        """The same by `dstrain submit`; nodes may be 2-3, as many as there are at each start."""
+        said = self.cluster.on(
+            "ctl", ".venv/bin/python", "-m", "dstrain", "submit", "small.yaml", f"run.name={name}", "--nodes", nodes,
+            "--gpus", "0", "--cpus", "1", "--time", "30", "--shared", folder=self.checkout,
+            env=SLOWLY if slowly else {}).stdout
+        return re.search(r"^submitted  job (\d+)", said, re.MULTILINE)[1]
 
     def finish(self, job: str, restarts: int = 0) -> dict[str, str]:
         return self.cluster.wait(job, "COMPLETED", ENDS_WITHIN_S, restarts)
@@ -85,12 +81,6 @@ class Runs:
         """A training that is started by hand on a node, to its end; CPU ranks."""
         self.cluster.on(node, *command, folder=self.checkout, within_s=ENDS_WITHIN_S,
                         env={"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"})
-
-    def submit_and_wait(self, name: str, step: int, **how: Any) -> str:
-        """A job whose steps are slow, as soon as it has written down that one."""
-        job = self.submit(name, slowly=True, **how)
-        self.wait_for_step(name, job, step)
-        return job
 
     def wait_for_step(self, name: str, job: str, step: int) -> None:
         """In the job's first start."""

@@ -130,7 +130,8 @@ class Cluster:
 
     def last_words(self) -> str:
         """The ends of all logs: jobs' in the shared folder, Slurm's own."""
-        logs = [*sorted(self.shared.rglob("*.log")), self.folder / "log" / "slurmctld.log"]
+        logs = [*sorted(path for path in self.shared.rglob("*.log") if not path.is_symlink()),
+                self.folder / "log" / "slurmctld.log"]
         return "\n".join(f"--- {path}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-SHOWN_LINES:])
                          for path in logs)
 
@@ -156,7 +157,8 @@ class Cluster:
         self.on(node, "bash", "-c", _KILL_ALL if jobs_too else "kill -9 $(cat /run/slurmd.pid)")
 
     def start_slurmd(self, node: str) -> None:
-        self.on(node, "slurmd")
+        """Where it does not run."""
+        self.on(node, "bash", "-c", "pgrep --exact slurmd > /dev/null || slurmd")
 
     def processes(self, node: str, pattern: str) -> list[str]:
         """Those whose command line matches: number and command line."""

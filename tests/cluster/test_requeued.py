@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 HIT_AT = 6
 """the step that the run has reached when it is hit"""
 
 
 def test_at_its_time_limit_a_job_saves_comes_back_and_goes_on_bit_identically(runs):
-    job = runs.submit_and_wait("limit", HIT_AT, options=("--signal=B:USR1@110",))
+    job = runs.submit("limit", options=("--signal=B:USR1@110",), slowly=True)
+    runs.wait_for_step("limit", job, HIT_AT)
     runs.cluster.on("ctl", "scontrol", "update", f"JobId={job}", "TimeLimit=2")  # the signal comes ten seconds in
     runs.cluster.wait(job, "PENDING|RUNNING", 90, restarts=1)
     runs.cluster.on("ctl", "scontrol", "update", f"JobId={job}", "TimeLimit=30")
@@ -17,15 +16,15 @@ def test_at_its_time_limit_a_job_saves_comes_back_and_goes_on_bit_identically(ru
 
 
 def test_a_submitted_job_that_is_requeued_by_hand_goes_on_bit_identically(runs):
-    said = runs.submit_checked("requeued", "--nodes", "2", "--gpus", "0", "--cpus", "1", "--time", "30", slowly=True)
-    job, = re.findall(r"submitted  job (\d+)", said.stdout)
+    job = runs.submit_checked("requeued", slowly=True)
     runs.wait_for_step("requeued", job, HIT_AT)
     runs.cluster.on("ctl", "scontrol", "requeue", job)
     assert_came_back(runs, job, "requeued", saved=True)
 
 
 def test_a_job_that_a_higher_partition_preempts_goes_on_bit_identically(runs):
-    job = runs.submit_and_wait("preempted", HIT_AT)
+    job = runs.submit("preempted", slowly=True)
+    runs.wait_for_step("preempted", job, HIT_AT)
     urgent = runs.cluster.sbatch("--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap",
                                  "sleep 1")
     runs.cluster.wait(urgent, "COMPLETED", 90)

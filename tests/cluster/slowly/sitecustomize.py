@@ -1,13 +1,13 @@
 """Found on PYTHONPATH by every Python of a job: in its first start each step of the training takes a while in its middle.
 
 Long enough to be hit in mid-run, at no cost of CPU. DSTRAIN_SLOWLY says how many seconds; a start after a requeue is
-as fast as ever.
+as fast as ever. Only inside a job: there PYTHONPATH says whose dstrain it is.
 """
 
 import os
 import time
 
-if os.environ.get("DSTRAIN_SLOWLY") and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+if {"DSTRAIN_SLOWLY", "SLURM_JOB_ID"} <= set(os.environ) and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
     try:
         from dstrain.guard.pulse import SharedPulse
     except ImportError:  # a Python of the job's that is none of ours
