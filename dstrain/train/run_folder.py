@@ -13,7 +13,7 @@ from dstrain.config.errors import Trouble, UserError
 from dstrain.config.os_errors import in_words
 from dstrain.config.schema import Recipe
 from dstrain.runtime.checkpoint.fence import Fence
-from dstrain.runtime.checkpoint.folder import bring_back
+from dstrain.runtime.checkpoint.folder import HAS_COMMITTED, bring_back
 from dstrain.train.folder_lock import FolderLock
 from dstrain.train.lock_record import holder, in_words as holder_in_words
 
@@ -42,15 +42,19 @@ class RunFolder:
 
     def has_training(self) -> bool:
         """Whether something would be lost by starting over."""
-        return self.checkpoints.is_dir() or self.metrics.is_file()
+        return self.checkpoints.is_dir() or self.metrics.is_file() or (self.path / HAS_COMMITTED).exists()
 
     def clear(self) -> None:
         """Remove what dstrain wrote, and nothing else."""
         with in_words("clear the run folder", self.path):
             for path in (self.checkpoints, self.tensorboard, self.tokenizer):
-                if path.exists():
-                    shutil.rmtree(path)
-            for path in (self.metrics, self.ledger, self.recipe, self.ds_config, self.environment, self.endings):
+                if path.is_dir():
+                    for child in path.iterdir():  # the folder itself may be a link to a larger disk: it stays one
+                        shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+                elif path.is_symlink() or path.exists():
+                    path.unlink()
+            for path in (self.metrics, self.ledger, self.recipe, self.ds_config, self.environment, self.endings,
+                         self.path / HAS_COMMITTED):
                 path.unlink(missing_ok=True)
 
     def make(self) -> None:
@@ -77,6 +81,9 @@ class RunFolder:
         for path in (self.metrics, self.ledger):
             if path.is_file():
                 lines = read_lines(path)
+                if not all(type(line.get("step")) is int for line in lines):
+                    raise UserError(f"{path} has a line without its step, which no record is; restore it, or move it "
+                                    "away")
                 kept = [line for line in lines if line["step"] <= step]
                 _keep_lines(path, kept)
                 dropped = max(dropped, len({line["step"] for line in lines} - {line["step"] for line in kept}))
@@ -123,7 +130,8 @@ class Footing:
             return
         path, asked_by = self._folder.path, there.get("asked_by")
         if {**there, "asked_by": None} != {**self._holder, "asked_by": None}:
-            raise Trouble(f"{path} is being trained by {holder_in_words(there)} by now: this run leaves the folder to it")
+            by = holder_in_words(there)
+            raise Trouble(f"{path} is being trained by {by} by now: this run leaves the folder to it")
         if asked_by is not None:
             raise Trouble(f"a later start of this Slurm job ({asked_by}) wants to go on in {path}: this one leaves the "
                           "folder to it, and publishes nothing more")
@@ -143,6 +151,9 @@ def read_lines(path: Path) -> list[dict]:
             continue
         try:
             objects.append(json.loads(line))
+            if not isinstance(objects[-1], dict):
+                raise UserError(f"{path}, line {number}: {line[:60]!r} is not a record; restore the file or move it "
+                                "away")
         except ValueError:
             if number < len(lines) - 1:
                 raise UserError(f"{path}, line {number}: not JSON; restore the file or move it away") from None

@@ -141,7 +141,9 @@ def open_folder(folder: RunFolder, recipe: Recipe, config: dict, loaded: Loaded 
 def set_back_to(loaded: Loaded | None, progress: Progress, ranks: Ranks, footing: Footing | None = None) -> None:
     """Bring checkpoints/ to where the run goes on, or ended: later checkpoints, all damaged, aside; pointers right."""
     with ranks.together("going on from a checkpoint"):
-        if loaded is not None and ranks.first:
+        if loaded is None or not ranks.first:
+            return
+        with in_words("go on in", loaded.folder.parent):
             fence = fence_of(footing)
             fence.check()
             bring_back(loaded.folder.parent, progress.say, fence.start)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
+from dstrain.config.errors import Trouble, UserError
 from dstrain.runtime.checkpoint import disk
 from dstrain.runtime.checkpoint.fence import Fence
-from dstrain.runtime.checkpoint.manifest import Damaged, first_fault, promises, share_of
+from dstrain.runtime.checkpoint.manifest import Damaged, Unreadable, first_fault, promises, share_of
 
 MAKING = ".making_"
 """what a save that is under way, or was killed, is called before its step"""
@@ -17,12 +20,22 @@ DAMAGED = "damaged_"
 """what a later checkpoint that could not be loaded is called, once the run has gone on from an earlier one"""
 REMOVING = ".removing_"
 """what a checkpoint is called while it is removed: half of one looks damaged under its own name"""
+HAS_COMMITTED = ".has_committed"
+"""a file of the run folder: there have been checkpoints, so their absence is a fault and not a beginning"""
+READ_AGAIN_AFTER_S = (0.5, 1.5, 4.0)
+"""a network disk may fail for a moment"""
+T = TypeVar("T")
 
 
 def newest_good(folder: Path, ranks: Any, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose files are what its manifest says; all ranks look together, each at its share."""
-    with ranks.together(f"looking into {folder}"):
+    """The newest checkpoint whose files are what its manifest says; all ranks look together, each at its share.
+
+    None where there is none. What cannot be read may be good: that is Trouble, and nothing older is taken in its place.
+    """
+    with ranks.together(f"looking into {folder}"), disk.in_words(f"look into {folder}", folder.parent):
         there = committed(folder) if ranks.first else []
+        if ranks.first and not there:
+            _refuse_what_is_no_beginning(folder)
     for candidate in reversed(ranks.share(there)):
         fault = _fault_found_together(candidate, ranks)
         if fault is None:
@@ -40,6 +53,14 @@ def committed(folder: Path) -> list[Path]:
     found += [path for path in folder.glob(SET_ASIDE + digits)
               if path.is_dir() and not (folder / path.name.removeprefix(SET_ASIDE)).exists()]
     return sorted(found, key=step_of)
+
+
+def mark_committed(folder: Path) -> None:
+    """From now on a run folder without checkpoints is one that lost them."""
+    mark = folder.parent / HAS_COMMITTED
+    if not mark.exists():
+        disk.write_file(mark, b"checkpoints were committed here\n")
+        disk.sync_folder(folder.parent)
 
 
 def bring_back(folder: Path, say: Callable[[str], None], start: str = "") -> None:
@@ -114,16 +135,44 @@ def step_of(checkpoint: Path) -> int:
 def _fault_found_together(checkpoint: Path, ranks: Any) -> str | None:
     """The first rank reads the manifest; every rank hashes its share of the pieces."""
     promised, fault = {}, None
-    if ranks.first:
-        try:
-            promised = promises(checkpoint)
-        except Damaged as damage:
-            fault = str(damage)
+    with ranks.together(f"reading {checkpoint}"):
+        if ranks.first:
+            try:
+                promised = _patiently(lambda: promises(checkpoint), checkpoint)
+            except Damaged as damage:
+                fault = str(damage)
     promised, fault = ranks.share((promised, fault))
     if fault is not None:
         return fault
     own = {piece: promised[piece] for piece in share_of(promised, ranks.rank, ranks.world)}
-    return next((fault for fault in ranks.gather(first_fault(checkpoint, own)) if fault is not None), None)
+    with ranks.together(f"reading {checkpoint}"):
+        fault = _patiently(lambda: first_fault(checkpoint, own), checkpoint)
+    return next((fault for fault in ranks.gather(fault) if fault is not None), None)
+
+
+def _patiently(read: Callable[[], T], checkpoint: Path) -> T:
+    for pause_s in READ_AGAIN_AFTER_S:
+        try:
+            return read()
+        except Unreadable:
+            time.sleep(pause_s)
+    try:
+        return read()
+    except Unreadable as fault:
+        raise Trouble(f"checkpoint {checkpoint} cannot be read on {socket.gethostname()}: {fault}. It may be good: see "
+                      "to the disk, and the same command goes on from it. Only if it is lost, move it elsewhere: the "
+                      "run then goes on from the one before it") from fault
+
+
+def _refuse_what_is_no_beginning(folder: Path) -> None:
+    """A checkpoints/ that is not there, in a run that has had some, is a disk that is not mounted, or a mistake."""
+    back = "bring it back and the same command goes on; or start over with --fresh"
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(f"{folder} is a link to {folder.readlink()}, which is not there: {back}")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} must be a folder, but something else has its name: {back}")
+    if (folder.parent / HAS_COMMITTED).exists() or any(folder.glob(DAMAGED + "step_*")):
+        raise UserError(f"{folder} holds no checkpoint any more, but this run has had some: {back}")
 
 
 def _remove(old: Path, say: Callable[[str], None]) -> None:

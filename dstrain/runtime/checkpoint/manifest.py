@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -34,6 +35,8 @@ MOST_MANIFEST_BYTES = 64 << 20
 """about 300,000 pieces: 20 TB of checkpoint"""
 BLOCK_BYTES = 1 << 20
 MOST_THREADS = 16
+_SAYS_WHAT_STANDS_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ELOOP,
+                           errno.ENAMETOOLONG)
 
 
 class Piece(NamedTuple):
@@ -46,6 +49,10 @@ class Piece(NamedTuple):
 
 class Damaged(Exception):
     """Names the file and what is wrong with it."""
+
+
+class Unreadable(Damaged):
+    """The disk, or a permission, does not let it be read: it may be as good as ever."""
 
 
 def verify(folder: Path, hashed: Callable[[int], None] = lambda size: None) -> str | None:
@@ -71,7 +78,7 @@ def promises(folder: Path) -> dict[Piece, str]:
 
 def first_fault(folder: Path, promised: dict[Piece, str],
                 hashed: Callable[[int], None] = lambda size: None) -> str | None:
-    """The first of these pieces that is not what was promised."""
+    """The first of these pieces that is not what was promised. Unreadable where the disk does not give one."""
     try:
         with contextlib.closing(hashes(folder, promised, hashed)) as digests:
             for (piece, promise), digest in zip(promised.items(), digests, strict=True):
@@ -79,7 +86,10 @@ def first_fault(folder: Path, promised: dict[Piece, str],
                     where = f", bytes {piece.first:,} to {piece.end:,}" if piece.first else ""
                     return _one_line(f"{piece.name} has other contents than when it was written (SHA-256{where})")
     except OSError as error:
-        return _one_line(f"{error.filename or folder} cannot be read: {error.strerror or error}")
+        fault = _unread(error, error.filename or str(folder))
+        if isinstance(fault, Unreadable):
+            raise fault from error
+        return str(fault)
     return None
 
 
@@ -98,10 +108,13 @@ def read_manifest(folder: Path) -> dict:
             raise Damaged(f"{GUARD} {'does not belong to its format' if guarded else 'is missing'}")
         moments = list(map(moment_file, manifest.get("moments", BEFORE_MUON)))
         unlisted = {WEIGHTS_FILE, *moments, "state.json", "recipe.yaml"} - manifest["files"].keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise _unread(error, MANIFEST) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(_one_line(f"{MANIFEST} cannot be read ({type(error).__name__}: {error})")) from None
     if unlisted:
         raise Damaged(_one_line(f"{MANIFEST} does not list {', '.join(sorted(unlisted))}"))
+    _refuse_another_name(folder.name, manifest.get("step"))
     return manifest
 
 
@@ -177,13 +190,25 @@ def _pieces(folder: Path, name: str, entry: dict, manifest: dict) -> list[tuple[
     except FileNotFoundError:
         raise Damaged(_one_line(f"{name} is missing")) from None
     except OSError as error:
-        raise Damaged(_one_line(f"{name} cannot be read: {error.strerror}")) from None
+        raise _unread(error, name) from None
     if not stat.S_ISREG(there.st_mode):
         raise Damaged(_one_line(f"{name} is not a file"))
     if there.st_size != size:
         raise Damaged(_one_line(f"{name} has {there.st_size} bytes instead of {size}"))
     return [(Piece(name, first, min(first + piece_bytes, size)), digest)
             for first, digest in zip(range(0, max(1, size), piece_bytes), digests)]
+
+
+def _refuse_another_name(name: str, step: object) -> None:
+    """A checkpoint that was renamed by hand would be taken for one of another step. A copy may have any other name."""
+    digits = name.rpartition("step_")[2]
+    if "step_" in name and digits.isdecimal() and type(step) is int and int(digits) != step:
+        raise Damaged(f"it is of step {step}, but has the name of another step: give it the name step_{step:08d} again")
+
+
+def _unread(error: OSError, name: str) -> Damaged:
+    kind = Damaged if error.errno in _SAYS_WHAT_STANDS_THERE else Unreadable
+    return kind(_one_line(f"{name} cannot be read: {error.strerror or error}"))
 
 
 def _sha256(folder: Path, piece: Piece) -> str:

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
-from dstrain.config.errors import TroubleElsewhere
+from dstrain.config.errors import Trouble, TroubleElsewhere
 from dstrain.runtime.checkpoint import disk
 from dstrain.runtime.checkpoint.fence import Fence
-from dstrain.runtime.checkpoint.folder import bring_back, point, prune
+from dstrain.runtime.checkpoint.folder import bring_back, mark_committed, point, prune
 from dstrain.runtime.checkpoint.saving import write
 from dstrain.runtime.checkpoint.snapshot import Buffers, Snapshot, take
 from dstrain.runtime.dist import Ranks
@@ -68,9 +68,7 @@ class Saver:
             self._write(snapshot, write_side_files, is_best)
             self.news()
         else:
-            self._writer = threading.Thread(target=self._live, args=(snapshot, write_side_files, is_best),
-                                            daemon=True, name="saver")
-            self._writer.start()
+            self._writer = _started(self._live, snapshot, write_side_files, is_best)
         self.last_stall_s = time.monotonic() - began
 
     @property
@@ -125,14 +123,17 @@ class Saver:
             self._error = error
 
     def _write(self, snapshot: Snapshot, write_side_files: Callable[[Path], None], is_best: bool) -> None:
-        if self._has_saved and self._aside.first and not self.folder.is_dir():
-            self._lines.append(f"{self.folder} was removed or moved while the run trained: it is made again, and this "
-                               "checkpoint is the first in it")
+        what = f"save in {self.folder}"
+        with self._aside.together(what), disk.in_words(what, self.folder.parent):
+            if self._has_saved and self._aside.first and not self.folder.is_dir():
+                self._lines.append(f"{self.folder} was removed or moved while the run trained: it is made again, and "
+                                   "this checkpoint is the first in it")
         saved = write(self.folder, snapshot, write_side_files, self._aside, self._lines.append, self._look_up,
                       self.fence)
         what = f"tidy {self.folder}"
         with self._aside.together(what), disk.in_words(what, self.folder):
             if self._aside.first:
+                mark_committed(self.folder)
                 if is_best:
                     point(self.folder, "best", saved.name, self.fence)
                 self.fence.check()
@@ -153,3 +154,13 @@ class Saver:
         self._looks += 1
         if self._unwanted:
             raise Discarded()
+
+
+def _started(live: Callable[..., None], *arguments: object) -> threading.Thread:
+    writer = threading.Thread(target=live, args=arguments, daemon=True, name="saver")
+    try:
+        writer.start()
+    except RuntimeError as error:
+        raise Trouble(f"cannot start the thread that saves beside the training: {error}; allow more processes "
+                      "(ulimit -u), or save in the training's own time with checkpoint.background=false") from error
+    return writer
