@@ -8,6 +8,7 @@ from typing import NamedTuple
 MUST_BE_EQUAL = ("dstrain", "torch", "deepspeed")
 """else the ranks do not compute, or do not even send, the same"""
 BETTER_EQUAL = {
+    "code": "another checkout of dstrain, or one that was edited just now",
     "python": "numbers may differ in the last bits, and pickled objects may not be understood",
     "nccl": "the ranks may not find together",
     "cuda": "numbers may differ in the last bits",
@@ -104,12 +105,12 @@ def speed(bytes_per_s: float) -> str:
 
 def _others(reports: list[dict], key: str) -> list[str]:
     """Who has another value than most have; of two equally common ones the first rank's is the usual one."""
-    counts = Counter(said[key] for said in reports)
-    usual = max(counts, key=lambda value: (counts[value], value == reports[0][key]))
+    counts = Counter(said.get(key) for said in reports)
+    usual = max(counts, key=lambda value: (counts[value], value == reports[0].get(key)))
     odd: dict[tuple, list[int]] = {}
     for said in reports:
-        if said[key] != usual:
-            odd.setdefault((said["host"], said[key]), []).append(said["rank"])
+        if said.get(key) != usual:
+            odd.setdefault((said["host"], said.get(key)), []).append(said["rank"])
     return [f"{host} ({in_words(ranks)}) has {key} {value or 'unknown'}, the others {usual or 'unknown'}"
             for (host, value), ranks in odd.items()]
 

@@ -26,7 +26,7 @@ def report(ranks: Ranks, run_folder: Path) -> dict:
             **versions(), "free_bytes": free_bytes, "disk_bytes": disk_bytes}
     if ranks.world == 1:
         return said
-    return said | {"dstrain": f"{__version__}, code {code_hash()}", "interfaces": (there := interfaces()),
+    return said | {"code": code_hash(), "interfaces": (there := interfaces()),
                    "interface": in_use(ranks.device.type, there)}
 
 

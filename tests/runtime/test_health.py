@@ -67,7 +67,7 @@ def test_one_node_has_its_figure_within_and_no_links(four_ranks, tmp_path):
 @pytest.mark.parametrize("said, says", [
     ({2: {"torch": "2.4.0"}}, "n2 (rank 2) has torch 2.4.0, the others 2."),
     ({2: {"deepspeed": None}, 3: {"deepspeed": None}}, "n2 (ranks 2 to 3) has deepspeed unknown, the others 0."),
-    ({1: {"dstrain": "0.1, code 1"}, 3: {"dstrain": "0.1, code 1"}}, "n2 (rank 3) has dstrain 0.1, code 1, the others"),
+    ({1: {"dstrain": "0.0.1"}, 3: {"dstrain": "0.0.1"}}, "n2 (rank 3) has dstrain 0.0.1, the others "),
 ])
 def test_another_version_of_what_must_be_equal_is_a_mistake_before_anything_is_written(four_ranks, tmp_path, said,
                                                                                        says):
@@ -78,6 +78,9 @@ def test_another_version_of_what_must_be_equal_is_a_mistake_before_anything_is_w
 
 
 def test_what_had_better_be_equal_is_said_in_one_line_a_node(four_ranks, tmp_path):
+    code = {2: {"code": "0badc0de"}}
+    _, lines, *_ = run(four_ranks, str(tmp_path), NODES, said=code)
+    assert len(lines) == 1 and lines[0].startswith("dstrain: n3 (rank 2) has code 0badc0de, the others ")
     said = {2: {"device": "NVIDIA A100", "driver": "535.1"}, 3: {"device": "NVIDIA A100", "driver": "535.1"}}
     found, lines, mistake, _ = run(four_ranks, str(tmp_path), ["n1", "n1", "n2", "n2"], said=said)
     assert mistake is None and found["warnings"] == [line.removeprefix("dstrain: ") for line in lines]
