@@ -11,6 +11,7 @@ main() {
             exec setsid unshare --net bash "$0" plug "$node" "$state" > "$state/log/$node.log" 2>&1 < /dev/null
             ;;
         plug)  # still among the fabric's processes, where number 1 stands beside the switch
+            nsenter --target 1 --net ip link delete "to-$node" 2> /dev/null || true  # of a node switched off just now
             ip link add eth0 type veth peer name "to-$node" netns 1
             nsenter --target 1 --net ip link set "to-$node" master switch up
             exec unshare --uts --mount --pid --ipc --fork --kill-child --mount-proc bash "$0" inside "$node" "$state"

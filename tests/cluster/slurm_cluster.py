@@ -141,9 +141,14 @@ class Cluster:
         """At once, with all that runs there."""
         self.on("fabric", "kill", "-9", self._process(node))
 
-    def power_on(self, node: str) -> None:
+    def power_on(self, node: str, within_s: float = 30) -> None:
+        """Until its last daemon, slurmd, is there: the controller may not even have noticed that it was away."""
         self.on("fabric", "bash", "-c", 'bash "$0" start "$1" "$2" < /dev/null > /dev/null 2>&1 &',
                 HERE / "node.sh", node, self.folder)
+        deadline = time.monotonic() + within_s
+        while self.on(node, "test", "-s", "/run/slurmd.pid", check=False).returncode:
+            assert time.monotonic() < deadline, (self.folder / "log" / f"{node}.log").read_text()
+            time.sleep(LOOK_S)
 
     def cut_link(self, node: str) -> None:
         """Its cable: what runs there goes on, alone."""

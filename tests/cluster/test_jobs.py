@@ -10,6 +10,8 @@ from slurm_cluster import NODES
 
 def test_a_job_on_two_nodes_has_the_losses_of_one_process(runs):
     runs.assert_same_curve(runs.one_process, runs.two_nodes)
+    with pytest.raises(AssertionError, match="differ between"):  # sums in another order: the check sees even that
+        runs.assert_identical(runs.one_process, runs.two_nodes)
 
 
 def test_a_job_on_three_nodes_has_the_losses_of_one_process(runs):
@@ -52,3 +54,5 @@ def test_an_array_of_three_learning_rates_gives_three_run_folders(runs):
         steps = [line for line in runs.records(name) if "lr" in line]
         assert max(line["lr"] for line in steps) == lr
     runs.assert_identical(runs.one_process, names[0])
+    with pytest.raises(AssertionError):
+        runs.assert_same_curve(runs.one_process, names[1])
