@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dstrain.config.errors import UserError
 from dstrain.guard.postmortem import Ending, earlier_endings, find_ending
-from dstrain.runtime.checkpoint.folder import committed, step_of
+from dstrain.runtime.checkpoint.folder import DAMAGED, HAS_COMMITTED, committed, step_of
+from dstrain.runtime.checkpoint.manifest import Damaged, Unreadable, promises
 from dstrain.train.run_folder import RunFolder
 
 REMEDIES = {
@@ -30,6 +31,7 @@ REMEDIES = {
                             "--signal=B:USR1@SECONDS, or run.max_minutes)",
     "all lost": "see what the batch system or the machine's log says",
     "crashed": "the stacks of its threads are in {box}",
+    "trouble": "mend first what it names",
     "error": "its traceback is in what the job printed",
 }
 
@@ -61,13 +63,45 @@ def _kept(folder: RunFolder, ending: Ending) -> str:
     remedy = REMEDIES.get(ending.cause, "").format(box=folder.path / "blackbox" / "rank_*.stack")
     remedy = f" {remedy[0].upper()}{remedy[1:]}." if remedy else ""
     if not there:
+        if has_had_some(folder):
+            return ("No checkpoint is there any more, although there were some: the same command is refused; bring "
+                    f"them back, or start over with --fresh.{remedy}")
         return f"No checkpoint was committed yet: the same command starts from the beginning.{remedy}"
-    step = step_of(there[-1])
+    try:
+        kept, passed_over = newest_that_may_be_good(there)
+    except Unreadable as fault:
+        return (f"A checkpoint of {folder.checkpoints} cannot be read: {fault}; see to the disk: the same command is "
+                f"refused until it can be read.{remedy}")
+    if kept is None:
+        return (f"No checkpoint is whole ({'; '.join(passed_over)}): the same command is refused; restore one, or "
+                f"start over with --fresh.{remedy}")
+    skipped = f" Damaged and passed over: {'; '.join(passed_over)}." if passed_over else ""
     if ending.cause == "finished":
-        return f"Its newest checkpoint is {there[-1]}; more steps with run.steps=..."
-    lost = ending.step - step
+        return f"Its newest checkpoint is {kept}; more steps with run.steps=...{skipped}"
+    lost = ending.step - step_of(kept)
     again = f", and trains {lost} step{'s' if lost > 1 else ''} again" if lost > 0 else ": no step is lost"
-    return f"Kept is {there[-1].name}: the same command goes on from it{again}.{remedy}"
+    return (f"Kept is {kept.name} (its bytes are checked when it is loaded, or by dstrain verify): the same command "
+            f"goes on from it{again}.{skipped}{remedy}")
+
+
+def has_had_some(folder: RunFolder) -> bool:
+    """Then a start that finds none takes it for no beginning."""
+    return (folder.path / HAS_COMMITTED).exists() or any(folder.checkpoints.glob(f"{DAMAGED}step_*"))
+
+
+def newest_that_may_be_good(there: list[Path]) -> tuple[Path | None, list[str]]:
+    """By manifest and sizes, which is cheap; and what is wrong with the newer ones."""
+    passed_over = []
+    for candidate in reversed(there):
+        try:
+            promises(candidate)
+        except Unreadable:  # the next start takes nothing older in its place
+            raise
+        except Damaged as fault:
+            passed_over.append(f"{candidate.name}: {fault}")
+            continue
+        return candidate, passed_over
+    return None, passed_over
 
 
 def _again(ending: Ending, earlier: list[Ending]) -> str:

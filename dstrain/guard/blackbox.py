@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from dstrain.config.errors import Trouble
+from dstrain.config.os_errors import in_words
 
 SIZE = 4096
 """bytes of a record: one page, which a reader gets whole or nearly always so"""
@@ -116,13 +116,11 @@ def note_request(run_folder: Path, rank: int, reason: str) -> None:
 def clear(run_folder: Path) -> None:
     """An empty black box for a new attempt."""
     box = run_folder / "blackbox"
-    try:
+    with in_words("empty the black box", box, "run.dir=..."):
         box.mkdir(parents=True, exist_ok=True)
         for path in box.iterdir():
             if not path.name.startswith(".nfs"):  # what somebody still holds open there; it goes by itself
                 path.unlink()
-    except OSError as error:
-        raise Trouble(f"{box}: {error.strerror}; make room there, or choose another place with run.dir=...") from error
 
 
 def read_record(run_folder: Path, rank: int) -> Record | None:
@@ -158,24 +156,38 @@ def raise_alarm(run_folder: Path, alarm: Alarm) -> bool:
 class RecordFile:
     """A rank's record: allocated once, then rewritten in place."""
 
-    def __init__(self, run_folder: Path, rank: int):
+    def __init__(self, run_folder: Path, rank: int, number: int | None = None):
+        """`number`: of the file that the rank has opened, in its observer."""
         self.path = record_path(run_folder, rank)
-        self._kept = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)  # no other file can get its number meanwhile
-        os.posix_fallocate(self._kept, 0, SIZE)
+        self.number = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666) if number is None else number
+        """open as long as this is, so that no other file can be taken for it meanwhile"""
+        os.posix_fallocate(self.number, 0, SIZE)
 
     def write(self, record: Record) -> None:
         """Opened and closed each time, so that readers on other machines see it (NFS)."""
-        file = os.open(self.path, os.O_RDWR)
         try:
-            if not os.path.samestat(os.fstat(file), os.fstat(self._kept)):
+            file = os.open(self.path, os.O_RDWR)
+        except FileNotFoundError:  # the run folder was moved: who looks into it there is to know, too
+            os.pwrite(self.number, _padded(record), 0)
+            os.fsync(self.number)
+            return
+        try:
+            if not os.path.samestat(os.fstat(file), os.fstat(self.number)):
                 raise TakenOver(f"{self.path.parent} is another attempt's by now")
             os.pwrite(file, _padded(record), 0)
         finally:
             os.close(file)
 
+    def read(self) -> Record | None:
+        """What was written last, wherever the run folder may be by now."""
+        try:
+            found = json.loads(os.pread(self.number, SIZE, 0))
+        except (ValueError, OSError):
+            return None
+        return _as(Record, found) if isinstance(found, dict) else None
 
     def close(self) -> None:
-        os.close(self._kept)
+        os.close(self.number)
 
 
 class TakenOver(Exception):

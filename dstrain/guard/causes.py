@@ -44,7 +44,9 @@ def cause_of(error: BaseException | None, phase: str, detail: str = "") -> tuple
         return "data error", words
     if any(number in BROKEN for number in numbers):
         return "disk trouble", words
-    return ("mistake", words) if isinstance(error, UserError) else ("error", words + _where(error))
+    if isinstance(error, UserError):
+        return "mistake", words
+    return ("trouble", words) if isinstance(error, Trouble) else ("error", words + _where(error))
 
 
 @contextlib.contextmanager
@@ -87,6 +89,6 @@ def _in_a_line(error: BaseException) -> str:
 def _where(error: BaseException) -> str:
     """The line that raised it: its traceback is in an output that may be gone."""
     frames = traceback.extract_tb(error.__traceback__)
-    if not frames or isinstance(error, Trouble):
+    if not frames:
         return ""
     return f" ({'/'.join(Path(frames[-1].filename).parts[-3:])}, line {frames[-1].lineno})"

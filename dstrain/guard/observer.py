@@ -12,7 +12,6 @@ import mmap
 import os
 import select
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -38,8 +37,8 @@ STACK_SIGNAL = signal.SIGRTMIN + 9
 def main() -> None:
     """The rank's arguments as JSON; its standard input hangs up when the rank ends."""
     what = json.loads(sys.argv[1])
-    memory = mmap.mmap(what["file"], 0, prot=mmap.PROT_READ)
-    observer = Observer(Path(what["run_folder"]), what["rank"], what["world"], what["attempt"], what["pid"], memory)
+    run_folder, pulse = Path(what["run_folder"]), mmap.mmap(what["pulse"], 0, prot=mmap.PROT_READ)
+    observer = Observer(run_folder, RecordFile(run_folder, what["rank"], what["record"]), pulse)
     try:
         observer.watch()
     except TakenOver as other:
@@ -48,12 +47,11 @@ def main() -> None:
 
 
 class Observer:
-    def __init__(self, run_folder: Path, rank: int, world: int, attempt: str, pid: int, memory: mmap.mmap):
-        self.run_folder, self.pid = run_folder, pid
-        self.pulse, self.memory = memory, machine.Memory()
-        self.file = RecordFile(run_folder, rank)
-        self.record = Record(rank=rank, world=world, host=socket.gethostname(), pid=pid, boot_id=machine.boot_id(),
-                             attempt=attempt, started=time.time())
+    def __init__(self, run_folder: Path, file: RecordFile, pulse: mmap.mmap):
+        """`file` holds who the rank is, as itself or an observer before this one wrote it."""
+        self.run_folder, self.file, self.pulse, self.memory = run_folder, file, pulse, machine.Memory()
+        self.record = file.read()
+        self.pid = self.record.pid
         self.hears = True
         self.sign: Sign | None = None
         self.stopped_s = self.unpublished_s = self.unread_s = 0.0

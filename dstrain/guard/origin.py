@@ -32,6 +32,7 @@ SAID = {
     "out of memory": "it ran out of memory",
     "interrupted": "it was stopped by Ctrl-C",
     "mistake": "something in the recipe or the folder kept it from going on",
+    "trouble": "something outside the training broke",
     "error": "an error ended it",
     "lost a rank": "the connection between its ranks broke",
     "elsewhere": "another rank ended it",
@@ -159,10 +160,10 @@ def _silent(silent: list[Record], records: list[Record]) -> tuple[str, str]:
         return "node lost", f"{here[0].host} went down, and was started again since, with {who}"
     more = f" and {len(silent) - 1} more rank(s)" if silent[1:] else ""
     if len(silent) == len(records):
-        return "all lost", (f"{'its rank' if not records[1:] else f'all {len(records)} ranks'} on {', '.join(hosts)} "
-                            f"ended together with their observers and without a word, {place(first)}: most likely the "
-                            "whole job was killed (as by a batch system), its machine went down, or this folder was "
-                            "out of reach")
+        whose = (f"its rank on {hosts[0]} ended together with its observer" if not records[1:] else
+                 f"all {len(records)} ranks on {', '.join(hosts)} ended together with their observers")
+        return "all lost", (f"{whose} and without a word, {place(first)}: most likely the whole job was killed (as by "
+                            "a batch system), its machine went down, or this folder was out of reach")
     if heard_of.isdisjoint(hosts):
         return "node lost", (f"{' and '.join(hosts)} most likely went down or lost the network: {who},{more} "
                              "gave no sign any more, nor did their observers, while others still did")

@@ -30,7 +30,7 @@ import harness
 from dstrain.__main__ import main
 from dstrain.guard.blackbox import read_records, record_path, request_path
 
-KEPT = r"Kept is step_\d+: the same command goes on from it"
+KEPT = r"Kept is step_\d+ \(.*dstrain verify\): the same command goes on from it"
 NOTHING_KEPT = "No checkpoint was committed yet"
 ON = r"ank \d on \S+"
 BIG = "model.width=1024", "model.ff=4096", "schedule.warmup_steps=0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dstrain.config.errors import UserError
 from dstrain.guard.blackbox import (
     SIZE, Alarm, Record, RecordFile, TakenOver, alarm_path, clear, raise_alarm, read_alarm, read_record, read_records,
     record_path)
@@ -53,3 +54,26 @@ def test_only_the_first_alarm_counts(tmp_path):
     assert raise_alarm(tmp_path, alarm)
     assert not raise_alarm(tmp_path, Alarm("stuck", 0, "node6", 1, 12, "step", "", 1.0, "no"))
     assert read_alarm(tmp_path) == alarm
+
+
+@pytest.mark.parametrize("in_the_way", ["a file", "a folder"])
+def test_what_stands_in_the_black_boxs_place_is_named_and_is_no_matter_of_room(tmp_path, in_the_way):
+    if in_the_way == "a file":
+        (tmp_path / "blackbox").touch()
+    else:
+        (tmp_path / "blackbox/x").mkdir(parents=True)
+    with pytest.raises(UserError) as caught:
+        clear(tmp_path)
+    said = str(caught.value)
+    assert said.startswith(f"cannot empty the black box {tmp_path}/blackbox: ") and "room" not in said
+    assert ("in the place of a folder" if in_the_way == "a file" else "blackbox/x") in said and "run.dir=..." in said
+
+
+def test_a_record_is_written_on_where_its_folder_was_moved(tmp_path):
+    (tmp_path / "run").mkdir()
+    clear(tmp_path / "run")
+    file = RecordFile(tmp_path / "run", 0)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    file.write(Record(step=9))
+    assert read_record(tmp_path / "moved", 0).step == 9 and file.read().step == 9
+    assert not (tmp_path / "run").exists()

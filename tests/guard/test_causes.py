@@ -47,7 +47,8 @@ def chained(error: Exception, origin: Exception) -> Exception:
     (UserError("optim.name is ..."), "start", "going on from a checkpoint", "mistake"),
     (UserError("the disk of words is out of memory"), "start", "", "mistake"),
     (ValueError("two shapes"), "step", "micro-batch 1", "error"),
-    (Trouble("it was loaded wrongly"), "start", "", "error"),
+    (Trouble("it was loaded wrongly"), "start", "", "trouble"),
+    (chained(Trouble("cannot save"), OSError(errno.EEXIST, "File exists")), "saving", "", "trouble"),
 ])
 def test_the_cause_is_told_by_type_and_place(error, phase, detail, cause):
     found, words = cause_of(error, phase, detail)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dstrain.guard.blackbox import clear, read_alarm, read_record, stack_path
+from dstrain.guard.watched import BRIEF_S
 
 TOY = Path(__file__).resolve().parent / "toy_rank.py"
 ENDLESS = 100_000
@@ -116,9 +117,9 @@ def runs(tmp_path_factory):
         time.sleep(0.02)
     time.sleep(1.0)  # in the middle of it
     for name, rank in (("stopped", 1), ("stopped_alone", 0), ("lost", 1)):
-        if name == "lost":
-            os.kill(made[name].observer_of(rank), signal.SIGKILL)
         os.kill(made[name].ranks[rank].pid, signal.SIGSTOP)
+        if name == "lost":  # a rank that is stopped starts no other one
+            os.kill(made[name].observer_of(rank), signal.SIGKILL)
         made[name].fault_at = time.time()
     os.killpg(made["ctrl_z"].group, signal.SIGTSTP)
     clear(made["taken_over"].folder)
@@ -204,6 +205,44 @@ def test_what_may_take_long_is_no_alarm_and_is_not_named(runs, name):
 def test_a_rank_left_over_from_an_earlier_attempt_is_ended(runs):
     run = runs["taken_over"]
     assert run.codes == [-9] and "left over from an earlier one" in run.said and run.left == []
+
+
+def test_a_killed_observer_is_replaced_and_the_next_one_sees_the_end(tmp_path):
+    run = Run(tmp_path / "run", 1, ENDLESS, {})
+    run.until_steps(5)
+    time.sleep(BRIEF_S)
+    before, first = run.record(0), run.observer_of(0)
+    os.kill(first, signal.SIGKILL)
+    deadline = time.time() + 10
+    while run.record(0).step <= before.step + 20:
+        assert time.time() < deadline, "nobody writes down how the rank is"
+        time.sleep(0.05)
+    assert run.observer_of(0) != first
+    now = run.record(0)
+    assert (now.started, now.attempt, now.pid) == (before.started, before.attempt, before.pid)
+    run.ranks[0].kill()
+    run.finish()
+    assert run.record(0).gone["words"].startswith("vanished") and run.left == []
+    assert run.said.count("was killed; another one watches this rank from now on") == run.said.count("\n") == 1
+
+
+def test_a_rank_that_nobody_watches_says_so_once_and_writes_its_last_record_itself(tmp_path):
+    run = Run(tmp_path / "run", 1, 60, {})
+    run.until_steps(5)
+    os.kill(run.observer_of(0), signal.SIGKILL)
+    run.finish()
+    record = run.record(0)
+    assert (run.codes, record.step, record.phase, record.ending["cause"]) == ([0], 60, "leaving", "finished")
+    assert run.said.count("from now on nobody watches this rank") == run.said.count("\n") == 1
+
+
+def test_in_a_run_folder_that_was_moved_the_ranks_end_is_told(tmp_path):
+    run = Run(tmp_path / "run", 1, 60, {})
+    run.until_steps(5)
+    run.folder.rename(tmp_path / "moved")
+    run.folder = tmp_path / "moved"
+    run.finish()
+    assert run.record(0).gone or run.record(0).ending["cause"] == "error"  # it could not meet there any more
 
 
 def test_an_observer_ends_with_its_rank_alone_and_its_readers_do_not_wait(tmp_path):

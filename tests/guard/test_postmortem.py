@@ -86,6 +86,7 @@ def test_what_a_rank_said_is_told_and_that_others_lost_it_is_not(tmp_path, recor
     ([ALIVE, LOST], "node lost", ["alpha most likely went down or lost the network", "in step 13"]),
     ([ALIVE, ended(BESIDE, "lost a rank")], "killed", ["rank 0", "together with its observer", "most likely"]),
     ([ALIVE, BETA], "all lost", ["all 2 ranks on alpha, beta", "most likely the whole job was killed"]),
+    ([replace(ALIVE, world=1)], "all lost", ["its rank on alpha ended together with its observer and without a word"]),
     ([ended(ALIVE, "lost a rank", at=149.0), LOST], "lost a rank",
      ["the connection between its ranks broke", "rank 0 on alpha", "network of alpha or beta"]),
     ([ended(replace(ALIVE, world=3), "lost a rank"), replace(LOST, world=3)], "lost a rank",
