@@ -11,11 +11,14 @@ has to complain of is a line, too.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 import threading
 import types
+
+import leash  # beside this file
 
 REQUESTS = (signal.SIGTERM, signal.SIGUSR1)
 USERS_MISTAKE, LEFT, INTERRUPTED = 2, 75, 130
@@ -24,6 +27,8 @@ LOOK_S = 0.2
 
 def main() -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)  # before anything else: threads and processes inherit it
+    if "--no_ssh" in sys.argv and {"SLURM_STEP_ID", "SLURM_STEPID"} & set(os.environ):
+        leash.end_with_parent(signal.SIGTERM, os.getppid())  # Slurm's daemon of this step; it goes on to the ranks
     came: list[int] = []
     # A handler, not SIG_IGN: programs that are started from here get Ctrl-C as usual.
     signal.signal(signal.SIGINT, lambda number, _: came.append(number))
