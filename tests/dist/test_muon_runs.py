@@ -107,7 +107,7 @@ def test_another_optimizer_than_the_checkpoints_is_refused(muon, straight, of_ad
     by_muon = straight / "run/checkpoints/step_00000002"
     for recipe, saved in ((muon.recipe, by_adamw), (adamw, by_muon)):
         for said in muon.ranks(2).run(restore, recipe, "zero2_fp32", saved, tmp_path):
-            assert "holds the optimizer's exp_avg of" in said and "set optim.name back to what made it" in said
+            assert "names the optimizer's exp_avg of" in said and "set optim.name back to what made it" in said
     assert not list(tmp_path.glob("step_*"))
 
 

@@ -73,7 +73,7 @@ def test_a_checkpoint_without_one_of_the_moments_is_refused_and_leaves_every_byt
     (folder / "run/checkpoints/step_00000004/optimizer-exp_avg_sq.safetensors").unlink()
     sign(folder / "run/checkpoints/step_00000004", moments=["exp_avg"])
     refused(case, recipe, folder,
-            "holds the optimizer's exp_avg of 27 parameters, but optim.name=adamw needs "
+            "names the optimizer's exp_avg of 27 parameters, but optim.name=adamw needs "
             "exp_avg of 27 parameters, exp_avg_sq of 27 parameters; set optim.name back")
 
 

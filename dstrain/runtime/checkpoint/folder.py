@@ -112,7 +112,8 @@ def point(folder: Path, pointer: str, name: str, fence: Fence = Fence()) -> None
 def pointed(folder: Path, pointer: str) -> Path | None:
     """The checkpoint that folder/pointer names, if it is there."""
     path = folder / pointer
-    name = path.read_bytes().decode(errors="replace").strip() if path.is_file() else ""
+    with disk.named(path):
+        name = path.read_bytes().decode(errors="replace").strip() if path.is_file() else ""
     return next((there for there in committed(folder) if there.name == name), None)
 
 

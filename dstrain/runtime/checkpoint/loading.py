@@ -10,7 +10,8 @@ import torch
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import MOST_STEPS, Optim
-from dstrain.runtime.checkpoint.manifest import BEFORE_MUON, WEIGHTS_FILE, Damaged, moment_file, read_manifest
+from dstrain.runtime.checkpoint.manifest import (
+    BEFORE_MUON, MANIFEST, WEIGHTS_FILE, Damaged, moment_file, read_manifest)
 from dstrain.runtime.checkpoint.tensor_file import BadTensorFile, TensorFile
 from dstrain.runtime.engine import Engine, own_name
 from dstrain.runtime.fragments import MOMENTS
@@ -80,9 +81,9 @@ class Loaded:
                 needed.setdefault(key, {})[name] = shape
         held = {key: file.shapes for key, file in self.moments.items()}
         if {key: len(names) for key, names in held.items()} != {key: len(names) for key, names in needed.items()}:
-            raise UserError(f"{self.folder}: holds the optimizer's {_counted(held)}, but optim.name={optim.name} needs "
-                            f"{_counted(needed)}; set optim.name back to what made it, or start a new run "
-                            "(run.name=...)")
+            raise UserError(f"{self.folder / MANIFEST}: names the optimizer's {_counted(held)}, but optim.name="
+                            f"{optim.name} needs {_counted(needed)}; set optim.name back to what made it, or start a new "
+                            "run (run.name=...)")
         for key, name in ((key, name) for key in needed for name in sorted(held[key].keys() | needed[key].keys())):
             have, need = held[key].get(name), needed[key].get(name)
             if have != need:

@@ -90,7 +90,7 @@ def _read_header(path: Path) -> tuple[dict[str, tuple[int, int, tuple[int, ...]]
     """
     size = path.stat().st_size
     try:
-        with open(path, "rb") as file:
+        with disk.named(path), open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(size - 8, MOST_HEADER_BYTES):
                 raise BadTensorFile(f"{path}: its header claims {length} bytes in a file of {size}")
