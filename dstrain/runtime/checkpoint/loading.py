@@ -82,8 +82,8 @@ class Loaded:
         held = {key: file.shapes for key, file in self.moments.items()}
         if {key: len(names) for key, names in held.items()} != {key: len(names) for key, names in needed.items()}:
             raise UserError(f"{self.folder / MANIFEST}: names the optimizer's {_counted(held)}, but optim.name="
-                            f"{optim.name} needs {_counted(needed)}; set optim.name back to what made it, or start a new "
-                            "run (run.name=...)")
+                            f"{optim.name} needs {_counted(needed)}; set optim.name back to what made it, or start a "
+                            "new run (run.name=...)")
         for key, name in ((key, name) for key in needed for name in sorted(held[key].keys() | needed[key].keys())):
             have, need = held[key].get(name), needed[key].get(name)
             if have != need:
