@@ -1,4 +1,4 @@
-"""Slurm's daemon of a step is killed on one node: Slurm sees the job run on, but the ranks save and leave everywhere."""
+"""Slurm's daemon of a step is killed on one node: for Slurm the job runs on, but all ranks save and leave."""
 
 from __future__ import annotations
 
