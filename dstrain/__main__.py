@@ -15,6 +15,7 @@ from dstrain import __version__
 from dstrain.config.errors import Left, LostRank, SaidElsewhere, Trouble, TroubleElsewhere, UserError
 from dstrain.config.os_errors import FULL, in_one_line
 from dstrain.guard.bell import LEFT, Bell
+from dstrain.guard.spoken import speak_on
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -191,6 +192,7 @@ def _recipes(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     bell = Bell()
     bell.listen()  # before the imports: numpy and torch start threads
+    speak_on()
     from dstrain.commands.train import train_command
     train_command(arguments.recipe, arguments.overrides, arguments.deepspeed_config, arguments.fresh, arguments.yes,
                   bell)

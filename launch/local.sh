@@ -10,7 +10,7 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-trap 'echo "asked to leave before any rank was started; the same command goes on" >&2; exit 75' TERM USR1
+trap 'echo "asked to leave before any rank was started; the same command goes on" >&2; exit 75' TERM USR1 HUP
 
 ranks=
 if [ "${1:-}" = --ranks ]; then
@@ -46,8 +46,9 @@ if [ "$gpus" -gt 0 ] && [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
 fi
 
 # --hostfile /dev/null: this machine only, whatever /job/hostfile says. In this script's place, so that a signal to it
-# reaches the ranks: bash would hear of it only after the training. Exit code 75: left on SIGTERM or SIGUSR1, saved.
+# reaches the ranks: bash would hear of it only after the training. Exit code 75: left on SIGTERM, SIGUSR1 or SIGHUP
+# (a closed terminal), saved.
 port=${MASTER_PORT:-$(free_port)}  # not within exec: bash runs no trap once it has begun with that
-trap - TERM USR1
+trap - TERM USR1 HUP
 exec python "$root/launch/run_deepspeed.py" --quiet --hostfile /dev/null "${how_many[@]}" \
     --master_port "$port" "$root/launch/train.py" "$@"

@@ -1,8 +1,8 @@
 """The deepspeed launcher, as its own command starts it, but for what becomes of signals and of exit codes.
 
-SIGTERM and SIGUSR1 ask a run to save and leave. The launcher's own way is to die of them at once, or to give the ranks
-30 seconds and no more; here they go on to the ranks, which answer with exit code 75, and this ends with that, too. The
-launcher's own processes have both signals blocked, so that one that is sent to the whole process group, or by Slurm to
+SIGTERM, SIGUSR1 and SIGHUP ask a run to save and leave. The launcher's own way is to die of them at once, or to give
+the ranks 30 seconds and no more; here they go on to the ranks, which answer with exit code 75, and so does this. The
+launcher's own processes have these signals blocked, so that one that is sent to the whole process group, or by Slurm to
 every process, ends none of them; the ranks inherit that, and take them in a way of their own (dstrain/guard/bell.py).
 Ctrl-C reaches the ranks by itself: they end, then so does the launcher, without a traceback. What the launcher itself
 has to complain of is a line, too.
@@ -20,7 +20,8 @@ import types
 
 import leash  # beside this file
 
-REQUESTS = (signal.SIGTERM, signal.SIGUSR1)
+REQUESTS = (signal.SIGTERM, signal.SIGUSR1,  # and a closed terminal, unless that is ignored, as by nohup
+            *(() if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)))
 USERS_MISTAKE, LEFT, INTERRUPTED = 2, 75, 130
 LOOK_S = 0.2
 

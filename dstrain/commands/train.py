@@ -19,6 +19,7 @@ from dstrain.data.reading.sources import Corpus
 from dstrain.guard import blackbox
 from dstrain.guard.bell import Bell
 from dstrain.guard.causes import saying_why
+from dstrain.guard.patience import meeting_others
 from dstrain.guard.postmortem import note_ending
 from dstrain.guard.watched import watched
 from dstrain.train.run_folder import Footing, RunFolder
@@ -46,7 +47,8 @@ def train_command(name: str, overrides: list[str], ds_config: str | None, fresh:
     lock = None
     with _lost_ranks_named(lost_a_rank, bell):
         try:
-            ranks = start_ranks()
+            with meeting_others():
+                ranks = start_ranks()
             bell.joined()
             bell.leave_if_rung(ranks)
             with ranks.together("reading the DeepSpeed settings"):

@@ -1,4 +1,4 @@
-"""Whether a run was asked to leave: by SIGTERM, by SIGUSR1, or because its time is nearly over.
+"""Whether a run was asked to leave: by SIGTERM, by SIGUSR1, by SIGHUP, or because its time is nearly over.
 
 A signal only rings the bell. The trainer looks at it with every step, all ranks agree on the same step, save and leave
 with exit code 75; a second signal rings it again, and nothing more. Before the first step there is nothing to save: a
@@ -8,10 +8,13 @@ long (a tokenizer is learned, a rank is missing in the rendezvous) each ends by 
 The signals are blocked in the main thread and in all that it starts; a thread of the bell's own takes them. So no
 system call of torch's or of the network's libraries is ever interrupted by one, none is lost or kills the process in
 the interpreter's shutdown, and one that came while Python itself was starting is heard when a launcher had blocked it.
+SIGHUP says that the terminal was closed or the connection to it dropped; who ignored it beforehand (nohup) did not
+want to be told.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -24,6 +27,7 @@ from dstrain.config.errors import Left
 LEFT = 75
 """exit code: left on request, the same command goes on (EX_TEMPFAIL of sysexits.h)"""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+HANGS_UP = signal.SIGHUP
 MEETING_S, START_UP_S = 2.0, 10.0
 """so long after the signal the ranks may take to meet, and then to leave their start-up together"""
 STDERR = 2
@@ -46,11 +50,12 @@ class Bell:
     def listen(self) -> None:
         """From now on the signals ring. Called in the main thread, before numpy or torch start threads of their own."""
         self._patience_s = 0.0
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        listener = threading.Thread(target=self._listen, daemon=True, name="bell")
-        for number in SIGNALS:  # where a thread that is older than this took it, and for a parent that had it ignored
+        signals = SIGNALS if signal.getsignal(HANGS_UP) == signal.SIG_IGN else (*SIGNALS, HANGS_UP)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        listener = threading.Thread(target=self._listen, args=(signals,), daemon=True, name="bell")
+        for number in signals:  # where a thread that is older than this took it, and for a parent that had it ignored
             signal.signal(number, lambda number, _: signal.pthread_kill(listener.ident, number))
-        os.register_at_fork(after_in_child=_as_by_default)
+        os.register_at_fork(after_in_child=lambda: _as_by_default(signals))
         listener.start()
 
     def limit(self, max_minutes: float | None) -> None:
@@ -91,9 +96,9 @@ class Bell:
         if self.reason is not None and self._patience_s is not None:
             raise Left(_nothing_lost(self.reason))
 
-    def _listen(self) -> None:
+    def _listen(self, signals: tuple[int, ...]) -> None:
         while True:
-            self.ring(signal.Signals(signal.sigwait(SIGNALS)).name)
+            self.ring(signal.Signals(signal.sigwait(signals)).name)
             heard = time.monotonic()
             while (patience_s := self._patience_s) is not None:
                 if time.monotonic() - heard >= patience_s:
@@ -105,7 +110,8 @@ class Bell:
         words = _nothing_lost(self.reason)
         self.last_words(words)
         if os.environ.get("RANK", "0") == "0" and select.select([], [STDERR], [], 1.0)[1]:
-            os.write(STDERR, f"dstrain: {words}\n".encode())
+            with contextlib.suppress(OSError):  # nobody is there, as after a hang-up
+                os.write(STDERR, f"dstrain: {words}\n".encode())
         os._exit(LEFT)
 
 
@@ -114,8 +120,8 @@ def _nothing_lost(reason: str) -> str:
             "the same command goes on")
 
 
-def _as_by_default() -> None:
+def _as_by_default(signals: tuple[int, ...]) -> None:
     """In a forked child: it is no rank, and whoever ends it by SIGTERM means it."""
-    for number in SIGNALS:
+    for number in signals:
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)

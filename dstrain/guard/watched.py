@@ -27,6 +27,8 @@ BLOCKED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal
 stops on Ctrl-Z, as its rank does."""
 BRIEF_S = 10.0
 """an observer that was gone so soon would be gone so soon again"""
+PAUSE_S = 1.0
+"""who kills a whole job kills this rank within it: then no new observer is to tell another story"""
 
 
 def watched(run_folder: Path, rank: int, world: int, attempt: str) -> SharedPulse:
@@ -61,10 +63,12 @@ class Watch:
         while True:
             began, observer = time.monotonic(), self._observer
             observer.wait()
+            lived_s = time.monotonic() - began
+            time.sleep(PAUSE_S)
             with self._lock:
                 if self._over:
                     return
-                words, goes_on = self._another(time.monotonic() - began)
+                words, goes_on = self._another(lived_s)
             say(f"dstrain: rank {self.rank}: its observer (process {observer.pid}) was killed; {words}")
             if not goes_on:
                 return

@@ -32,6 +32,7 @@ def _first_error_is_kept(write: Callable[..., None]) -> Callable[..., None]:
             self.error = trouble
         except OSError as error:
             self.error = in_one_line(error, "write", error.filename or "the run's records")
+            self.error.__cause__ = error  # which tells the black box that the disk was full
     return guarded
 
 

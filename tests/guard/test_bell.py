@@ -10,7 +10,7 @@ import time
 import pytest
 from small_run import environment
 
-from dstrain.guard.bell import LEFT, SIGNALS
+from dstrain.guard.bell import HANGS_UP, LEFT, SIGNALS
 
 HEAD = """
 import ctypes, os, signal, subprocess, sys, threading, time
@@ -83,11 +83,17 @@ def test_a_rank_lost_in_the_start_up_is_no_fault_after_a_signal_and_one_in_train
     assert ended(TRAINS + lost)[1] == "listens\n"
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [*SIGNALS, HANGS_UP])
 def test_in_training_signals_ring_and_nothing_else_however_many(number):
     script = TRAINS + f"for _ in range(20): tell({int(number)}); tell(signal.SIGTERM); time.sleep(0.001)\n"
     code, said, words, _ = ended(script + "print(rung(bell)); time.sleep(0.3)")
-    assert (code, words) == (0, "") and said.split()[1] in ("SIGTERM", "SIGUSR1")
+    assert (code, words) == (0, "") and said.split()[1] in ("SIGTERM", "SIGUSR1", "SIGHUP")
+
+
+def test_a_hang_up_that_was_ignored_beforehand_as_by_nohup_stays_so():
+    script = f"signal.signal({int(HANGS_UP)}, signal.SIG_IGN)\n" + TRAINS + f"tell({int(HANGS_UP)})\n"
+    script += "time.sleep(0.3); print(bell.reason); tell(); print(rung(bell))"
+    assert ended(script)[:2] == (0, "listens\nNone\nSIGTERM\n")
 
 
 def test_no_system_call_of_native_code_is_interrupted():
