@@ -62,11 +62,11 @@ class Runs:
             f"--job-name={name}", f"--nodes={nodes}", "--cpus-per-task=1", "--time=30", *options, script, *arguments,
             "small.yaml", folder=self.checkout, env={**(SLOWLY if slowly else {}), **environment})
 
-    def submit_checked(self, name: str, nodes: str = "2", slowly: bool = False) -> str:
+    def submit_checked(self, name: str, nodes: str = "2", launcher: str = "deepspeed", slowly: bool = False) -> str:
         """The same by `dstrain submit`; nodes may be 2-3, as many as there are at each start."""
         said = self.cluster.on(
             "ctl", ".venv/bin/python", "-m", "dstrain", "submit", "small.yaml", f"run.name={name}", "--nodes", nodes,
-            "--gpus", "0", "--cpus", "1", "--time", "30", "--shared", folder=self.checkout,
+            "--gpus", "0", "--cpus", "1", "--time", "30", "--launcher", launcher, "--shared", folder=self.checkout,
             env=SLOWLY if slowly else {}).stdout
         return re.search(r"^submitted  job (\d+)", said, re.MULTILINE)[1]
 

@@ -46,7 +46,7 @@ def test_deepspeed_without_ssh_called_on_each_node_starts_the_same_run(runs, hos
 
 def test_an_array_of_three_learning_rates_gives_three_run_folders(runs):
     job = runs.submit("sweep", "optim.lr=1e-3,2e-3,4e-3", nodes="1", script="slurm/sweep.sbatch",
-                      options=("--array=0-2", "--gpus-per-node=0"), DS_ACCELERATOR="cpu")
+                      options=("--array=0-2", "--gpus-per-node=0"), DS_ACCELERATOR="cpu", DSTRAIN_LAUNCHER="srun")
     runs.finish_array(job, 3)
     names = [f"sweep-lr-{lr}" for lr in ("1e-3", "2e-3", "4e-3")]
     assert sorted(path.name for path in runs.folder("sweep").path.parent.glob("sweep*")) == names

@@ -11,8 +11,8 @@ HIT_AT = 6
 @pytest.fixture
 def on_three(runs):
     """Hits a job of 2 to 3 nodes that runs on all three, and follows it to its end. Its nodes are mended after that."""
-    def follow(name: str, hit) -> dict[str, str]:
-        job = runs.submit_checked(name, nodes="2-3", slowly=True)
+    def follow(name: str, hit, launcher: str = "deepspeed") -> dict[str, str]:
+        job = runs.submit_checked(name, nodes="2-3", launcher=launcher, slowly=True)
         runs.wait_for_step(name, job, HIT_AT)
         assert runs.cluster.job(job)["NodeList"] == "n[1-3]"
         hit()
@@ -38,5 +38,5 @@ def test_the_link_of_a_node_is_cut(runs, on_three):
 
 
 def test_the_link_of_the_first_node_is_cut_where_the_jobs_script_lives_on_alone(runs, on_three):
-    known = on_three("beheaded", lambda: runs.cluster.cut_link("n1"))
+    known = on_three("beheaded", lambda: runs.cluster.cut_link("n1"), launcher="srun")
     assert known["NodeList"] == "n[2-3]"

@@ -23,7 +23,7 @@ def test_a_submitted_job_that_is_requeued_by_hand_goes_on_bit_identically(runs):
 
 
 def test_a_job_that_a_higher_partition_preempts_goes_on_bit_identically(runs):
-    job = runs.submit("preempted", slowly=True)
+    job = runs.submit("preempted", slowly=True, DSTRAIN_LAUNCHER="srun")
     runs.wait_for_step("preempted", job, HIT_AT)
     urgent = runs.cluster.sbatch("--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap",
                                  "sleep 1")
