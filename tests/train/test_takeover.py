@@ -1,7 +1,7 @@
 """A requeued Slurm job and an earlier start of itself that still lives: the earlier one leaves, or is shut out.
 
 The earlier one is stopped where it hurts most and continued when the later one is done: with its observer killed, so
-that nothing but the fence keeps it from publishing.
+that nothing but the fence keeps it from publishing at first.
 """
 
 from __future__ import annotations
@@ -75,15 +75,14 @@ def leave() -> None:
 SAVE = "dstrain.runtime.checkpoint.disk:rename"
 
 
-@pytest.mark.parametrize("locks", [True, False], ids=["flock", "no locks"])
-@pytest.mark.parametrize("where, at", [
-    (SAVE, 3),                                                # checked, and about to publish its second checkpoint
-    (SAVE, 4),                                                # and about to point to it
-    ("dstrain.runtime.checkpoint.disk:make_folder", 4),       # about to begin a save
-    ("dstrain.train.trainer:train_step", 5),
+@pytest.mark.parametrize("where, at, locks", [
+    (SAVE, 3, True), (SAVE, 3, False),                                # checked, about to publish its second checkpoint
+    (SAVE, 4, True),                                                  # and about to point to it
+    ("dstrain.runtime.checkpoint.disk:make_folder", 4, False),        # about to begin a save
+    ("dstrain.train.trainer:train_step", 5, True),
 ])
-def test_a_start_that_was_stopped_and_is_continued_after_another_went_on_changes_nothing(place, tmp_path, locks, where,
-                                                                                         at):
+def test_a_start_that_was_stopped_and_is_continued_after_another_went_on_changes_nothing(place, tmp_path, where, at,
+                                                                                         locks):
     command_line = [*TRAIN, f"run.dir={tmp_path}", "checkpoint.background=false"]
     earlier = Started(place, command_line, environment=start_of("4711", 0),
                       before=functools.partial(prepared, locks, where, at))
@@ -100,7 +99,7 @@ def test_a_start_that_was_stopped_and_is_continued_after_another_went_on_changes
     assert process_state(pid) == "T"
     os.kill(pid, signal.SIGCONT)
     ended = earlier.ended()
-    assert ended.codes == [1], ended
+    assert ended.codes in ([1], [-signal.SIGKILL]), ended  # by itself, or by its observer's hand, which was made anew
     assert contents(tmp_path / "small") == before
     assert_undisturbed(place, tmp_path / "small")
     again = command(place, *command_line)  # nothing is left that would keep others out, or be taken for unfinished
