@@ -26,7 +26,7 @@ BLOCKED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal
 """What is blocked where it is started stays blocked in the observer: it ends with its rank, and by nothing else. But it
 stops on Ctrl-Z, as its rank does."""
 BRIEF_S = 10.0
-"""an observer that was gone so soon would be gone so soon again"""
+"""a second observer that is gone so soon would be followed by others alike"""
 PAUSE_S = 1.0
 """who kills a whole job kills this rank within it: then no new observer is to tell another story"""
 
@@ -55,7 +55,7 @@ class Watch:
     def __init__(self, run_folder: Path, rank: int, file: RecordFile, pulse: SharedPulse):
         self.run_folder, self.rank, self.file, self.pulse = run_folder, rank, file, pulse
         self._lock = threading.Lock()
-        self._over = False
+        self._over = self._replaced = False
         self._observer = self._start()
 
     def keep_up(self) -> None:
@@ -97,7 +97,8 @@ class Watch:
             self._write_last_record()
 
     def _another(self, lived_s: float) -> tuple[str, bool]:
-        if lived_s >= BRIEF_S:
+        if lived_s >= BRIEF_S or not self._replaced:
+            self._replaced = True
             try:
                 observer = self._start()
             except OSError as error:
@@ -105,7 +106,7 @@ class Watch:
             self._observer.stdin.close()
             self._observer = observer
             return "another one watches this rank from now on", True
-        return f"after {lived_s:.0f} s only: from now on nobody watches this rank, and the run goes on", False
+        return "so was the one before: from now on nobody watches this rank, and the run goes on", False
 
     def _start(self) -> subprocess.Popen:
         what = {"run_folder": str(self.run_folder), "rank": self.rank, "record": self.file.number,

@@ -289,7 +289,7 @@ ENDS: dict[str, End] = {
     "mistake": End(mistake_after_the_lock, ["kept it from going on", "going on from a checkpoint", r"model\.width",
                                             r"earlier attempts:\n.*it finished"]),
     "disk-full": End(disk_full, ["the disk was full", "iB free|bytes free|No space left", KEPT, "ake room"]),
-    "folder-vanished": End(folder_vanished, ["it was moved or removed|is gone|not there|moved away", KEPT]),
+    "folder-vanished": End(folder_vanished, ["removed or moved|is gone|is not there", KEPT]),
     "no-more-address-space": End(no_more_address_space, ["it ran out of memory", f"r{ON}, in the start-up",
                                                          "building the engine",
                                                          r"batch\.micro_rows"]),

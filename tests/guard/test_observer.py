@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from dstrain.guard.blackbox import clear, read_alarm, read_record, stack_path
-from dstrain.guard.watched import BRIEF_S
 
 TOY = Path(__file__).resolve().parent / "toy_rank.py"
 ENDLESS = 100_000
@@ -50,9 +49,10 @@ class Run:
             assert time.time() < deadline
             time.sleep(0.02)
 
-    def observer_of(self, rank: int) -> int:
-        return next(pid for pid in map(int, (path.name for path in Path("/proc").glob("[0-9]*")))
-                    if parent_of(pid) == self.ranks[rank].pid)
+    def observer_of(self, rank: int, other_than: int = 0) -> int:
+        """`other_than`: where there is no other yet."""
+        return next((pid for pid in map(int, (path.name for path in Path("/proc").glob("[0-9]*")))
+                     if pid != other_than and parent_of(pid) == self.ranks[rank].pid), other_than)
 
     def finish(self, timeout_s: float = 40) -> None:
         for rank in self.ranks:
@@ -210,7 +210,6 @@ def test_a_rank_left_over_from_an_earlier_attempt_is_ended(runs):
 def test_a_killed_observer_is_replaced_and_the_next_one_sees_the_end(tmp_path):
     run = Run(tmp_path / "run", 1, ENDLESS, {})
     run.until_steps(5)
-    time.sleep(BRIEF_S)
     before, first = run.record(0), run.observer_of(0)
     os.kill(first, signal.SIGKILL)
     deadline = time.time() + 10
@@ -227,13 +226,19 @@ def test_a_killed_observer_is_replaced_and_the_next_one_sees_the_end(tmp_path):
 
 
 def test_a_rank_that_nobody_watches_says_so_once_and_writes_its_last_record_itself(tmp_path):
-    run = Run(tmp_path / "run", 1, 60, {})
+    run = Run(tmp_path / "run", 1, 150, {})
     run.until_steps(5)
-    os.kill(run.observer_of(0), signal.SIGKILL)
+    first = run.observer_of(0)
+    os.kill(first, signal.SIGKILL)
+    deadline = time.time() + 10
+    while (second := run.observer_of(0, first)) == first:
+        assert time.time() < deadline
+        time.sleep(0.05)
+    os.kill(second, signal.SIGKILL)
     run.finish()
     record = run.record(0)
-    assert (run.codes, record.step, record.phase, record.ending["cause"]) == ([0], 60, "leaving", "finished")
-    assert run.said.count("from now on nobody watches this rank") == run.said.count("\n") == 1
+    assert (run.codes, record.step, record.phase, record.ending["cause"]) == ([0], 150, "leaving", "finished")
+    assert run.said.count("from now on nobody watches this rank") == 1 and run.said.count("\n") == 2
 
 
 def test_in_a_run_folder_that_was_moved_the_ranks_end_is_told(tmp_path):
