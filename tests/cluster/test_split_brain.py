@@ -1,4 +1,4 @@
-"""A node that only Slurm has lost: its job trains on there while it starts again elsewhere, and one of them publishes."""
+"""A node that Slurm alone has lost: its job trains on there while it starts elsewhere, and one of them publishes."""
 
 from __future__ import annotations
 
