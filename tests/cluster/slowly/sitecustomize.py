@@ -1,4 +1,4 @@
-"""Found on PYTHONPATH by every Python of a job: in its first start each step of the training takes a while in its middle.
+"""Found on PYTHONPATH by every Python of a job: in its first start each step of the training takes a while midway.
 
 Long enough to be hit in mid-run, at no cost of CPU. DSTRAIN_SLOWLY says how many seconds; a start after a requeue is
 as fast as ever. Only inside a job: there PYTHONPATH says whose dstrain it is.
