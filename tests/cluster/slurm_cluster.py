@@ -170,7 +170,7 @@ class Cluster:
         shown = self.on(node, "pgrep", "--list-full", "--full", pattern, check=False).stdout.splitlines()
         return [line for line in shown if "pgrep" not in line]
 
-    def wait_for_nodes(self, within_s: float = 60, nodes: tuple[str, ...] = NODES) -> None:
+    def wait_for_nodes(self, within_s: float = 150, nodes: tuple[str, ...] = NODES) -> None:
         """Until all are idle: what a test before has left on them is gone."""
         deadline = time.monotonic() + within_s
         while True:
