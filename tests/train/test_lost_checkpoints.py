@@ -16,19 +16,6 @@ from small_run import lay_out
 NEWEST, BEFORE = "step_00000006", "step_00000004"
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    place = lay_out(tmp_path_factory.mktemp("run"))
-    assert command(place, "train", "small.yaml").codes == [0]
-    return place
-
-
-@pytest.fixture
-def place(trained, tmp_path) -> Path:
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    return tmp_path
-
-
 def more(place: Path, **options) -> Ended:
     return command(place, "train", "small.yaml", "run.steps=8", **options)
 

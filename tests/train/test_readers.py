@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
-from pathlib import Path
 
 import pytest
 from bad_places import before_call
 from forked_commands import command
-from small_run import lay_out
 
 READERS = {"eval": ["eval", "runs/small"], "generate": ["generate", "runs/small", "--max-new-tokens", "2"],
            "export": ["export", "runs/small", "--to", "hf", "--out", "model"]}
 MOMENTS = {"before it is verified": "dstrain.commands.use:refuse_damaged",
            "while it is read": "dstrain.data.tokenizers.tokenizer:load_tokenizer"}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    place = lay_out(tmp_path_factory.mktemp("run"))
-    assert command(place, "train", "small.yaml").codes == [0]
-    return place
-
-
-@pytest.fixture
-def place(trained, tmp_path) -> Path:
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    return tmp_path
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
