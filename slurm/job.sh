@@ -31,6 +31,13 @@ main() {
     job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}  # a plain number could mean the whole array
     job=${job:-$SLURM_JOB_ID}
     restarts=${SLURM_RESTART_COUNT:-0}
+    asked_at_limit=no
+    told_to_end=no
+    requeued=no
+    step=
+    # From the beginning: a shell that dies of a signal puts no job back into the queue.
+    trap 'asked_at_limit=yes; [ -z "$step" ] || kill -USR1 "$step" 2> /dev/null || true' USR1
+    trap 'told_to_end=yes; [ -z "$step" ] || kill -USR1 "$step" 2> /dev/null || true' TERM
     choose_python
     take_value_of_the_sweep
     keep_what_a_restart_may_not_repeat
@@ -39,11 +46,7 @@ main() {
     choose_meeting_point
     say "${#nodes[@]} nodes x $ranks ranks by $launcher: ${nodes[*]}"
 
-    asked_at_limit=no
-    told_to_end=no
-    step=
-    trap 'asked_at_limit=yes; [ -z "$step" ] || kill -USR1 "$step" 2> /dev/null || true' USR1
-    trap 'told_to_end=yes; [ -z "$step" ] || kill -USR1 "$step" 2> /dev/null || true' TERM
+    leave_if_asked
     start_ranks &
     step=$!
     if [ "$asked_at_limit$told_to_end" != nono ]; then  # between the traps and the line above
@@ -138,13 +141,31 @@ read_recipe() {
         run_folder=$("${python[@]}" -m dstrain.cluster.run_path "${arguments[@]}") || code=$?
     fi
     [ "$code" -ne 0 ] || take_environment "${python[@]}" -- "${arguments[@]}" || code=$?
-    if [ "$code" -ne 0 ]; then
+    leave_if_asked
+    if [ "$code" -eq "$users_mistake" ]; then
         cancel_rest_of_chain
+        exit "$code"
+    elif [ "$code" -ne 0 ]; then  # the machine's: a disk that is not mounted yet, Python killed
+        if [ "$restarts" -lt "$give_up_after" ]; then
+            go_on_later "the recipe could not be read (exit code $code)"
+        else
+            say "gives up: the recipe could not be read in $((restarts + 1)) starts (exit code $code)"
+            cancel_rest_of_chain
+        fi
         exit "$code"
     fi
     notes=$run_folder/slurm
     mkdir -p "$notes"
     newest_at_start=$(newest)
+}
+
+# Before there are ranks.
+leave_if_asked() {
+    if [ "$asked_at_limit$told_to_end" != nono ]; then
+        code=$left
+        go_on_later "asked to leave before any rank was started"
+        exit "$code"
+    fi
 }
 
 choose_ranks() {
@@ -201,7 +222,6 @@ start_ranks() {
 # A signal ends a `wait`, not the ranks.
 wait_for_ranks() {
     local looked=no
-    requeued=no
     code=0
     while true; do
         code=0
@@ -239,6 +259,11 @@ leave() {
 
 fail() {
     wait_for_lost_nodes
+    ask_slurm
+    if [ "$state" = requeued ] || [ "$state" = cancelled ]; then  # its ranks were ended, and did not fail
+        go_on_later "ended with exit code $code"
+        return
+    fi
     count_failure
     if [ "$failures" -ge "$give_up_after" ]; then
         give_up "failed $failures times in a row without a newer checkpoint, the last time with exit code $code"
@@ -376,6 +401,7 @@ say() {
 
 refuse() {
     echo "$1" >&2
+    cancel_rest_of_chain
     exit "$users_mistake"
 }
 

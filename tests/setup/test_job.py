@@ -235,3 +235,39 @@ def test_mistakes_are_said_in_one_line(repo, arguments, environment, reason):
     assert done.returncode == 2
     assert reason in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert calls(repo.parent / "bin", "srun") == []
+
+
+TO_THE_BATCH_SHELL = """
+import signal
+def parent(pid):
+    return int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+shell = os.getppid()
+while b"job.sh" in open(f"/proc/{parent(shell)}/cmdline", "rb").read():
+    shell = parent(shell)
+os.kill(shell, signal.SIGUSR1)
+"""
+
+
+def test_asked_before_there_are_ranks_the_job_goes_back_into_the_queue(repo):
+    write_stub(repo.parent / "bin", "box", then=TO_THE_BATCH_SHELL + "os.execv(sys.executable, sys.argv[1:])")
+    done = start(repo, "quickstart", DSTRAIN_CONTAINER="box")
+    assert done.returncode == 75 and requeues(repo) == ["4711"], done.stderr
+    assert "asked to leave before any rank was started; back in the queue" in done.stdout
+    assert not calls(repo / "launch", "run_deepspeed.py")
+
+
+@pytest.mark.parametrize("restarts, back", [("0", ["4711"]), ("3", [])])
+def test_a_machine_on_which_no_recipe_can_be_read_is_not_the_recipes_mistake(repo, restarts, back):
+    write_stub(repo.parent / "bin", "box", then="sys.exit(137)")
+    slurm_says(repo, f"JobState=RUNNING Reason=None Restarts={restarts}")
+    done = start(repo, "quickstart", DSTRAIN_CONTAINER="box", SLURM_RESTART_COUNT=restarts)
+    assert done.returncode == 137 and requeues(repo) == back, done.stderr
+    assert ("gives up" in done.stdout) == (not back) and "could not be read" in done.stdout
+
+
+def test_ranks_that_slurm_ended_have_not_failed(repo):
+    ranks_end_with(repo, 1)
+    slurm_says(repo, "JobState=COMPLETING Reason=None Restarts=1")
+    done = start(repo, "quickstart", DSTRAIN_GIVE_UP="1")
+    assert "Slurm has it in the queue again" in done.stdout and "gives up" not in done.stdout, done.stdout
+    assert requeues(repo) == [] and not (repo / "runs/quickstart/slurm/failures").exists()
