@@ -38,6 +38,7 @@ sys.exit(75)
 def test_whoever_closes_the_terminal_asks_to_leave_and_the_last_words_may_go_nowhere(tmp_path):
     child, terminal = pty.fork()  # the child leads a session of its own, with the terminal as its controlling one
     if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may be running under nohup themselves
         os.execve(sys.executable, [sys.executable, "-c", SPEAKS, str(tmp_path / "note")], environment())
     assert b"listens" in os.read(terminal, 100)
     os.close(terminal)
