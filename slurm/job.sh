@@ -294,6 +294,8 @@ requeue() {
     if slurm scontrol requeue "$job"; then
         requeued=yes
         say "$1; back in the queue"
+    elif [ "${DSTRAIN_CHAIN:-no}" = yes ]; then
+        say "$1; \`scontrol requeue $job\` failed (its reason stands above): the next job of the chain goes on"
     else
         say "$1; \`scontrol requeue $job\` failed (its reason stands above): submit it again to go on"
     fi

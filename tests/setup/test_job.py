@@ -271,3 +271,11 @@ def test_ranks_that_slurm_ended_have_not_failed(repo):
     done = start(repo, "quickstart", DSTRAIN_GIVE_UP="1")
     assert "Slurm has it in the queue again" in done.stdout and "gives up" not in done.stdout, done.stdout
     assert requeues(repo) == [] and not (repo / "runs/quickstart/slurm/failures").exists()
+
+
+def test_where_no_job_may_be_requeued_a_failed_link_says_that_the_next_goes_on(repo):
+    ranks_end_with(repo, 1)
+    write_stub(repo.parent / "bin", "scontrol", then=SCONTROL + "elif sys.argv[1] == 'requeue': sys.exit(1)")
+    done = start(repo, "quickstart", DSTRAIN_CHAIN="yes", SLURM_ARRAY_JOB_ID="4711", SLURM_ARRAY_TASK_ID="1")
+    assert "failed (its reason stands above): the next job of the chain goes on" in done.stdout, done.stdout
+    assert not calls(repo.parent / "bin", "scancel")
