@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from dstrain.guard.machine import boot_id, process_state
-
-LOCK = ".lock"
+from dstrain.guard.lock_record import LOCK_NAME, holder
+from dstrain.guard.machine import boot_id, process_state, started_at
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,11 @@ class Holder:
 
 def holder_of(run_folder: Path) -> Holder | None:
     """None where nobody says so."""
+    said = holder(run_folder)
     try:
-        said = json.loads((run_folder / LOCK).read_bytes())
         return Holder(int(said["pid"]), str(said["host"]), said.get("slurm_job") and str(said["slurm_job"]),
                       str(said.get("boot", "")), said.get("started"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 
@@ -50,7 +48,7 @@ def is_held(run_folder: Path) -> bool:
     """Whether a training holds the lock now. Not to be asked time and again: a training that starts in that very
     instant would find it taken."""
     try:
-        lock = os.open(run_folder / LOCK, os.O_RDONLY)
+        lock = os.open(run_folder / LOCK_NAME, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -62,11 +60,3 @@ def is_held(run_folder: Path) -> bool:
         return False
     finally:
         os.close(lock)
-
-
-def started_at(pid: int) -> int | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    return int(stat[stat.rindex(b")") + 2:].split()[19])

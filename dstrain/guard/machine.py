@@ -11,21 +11,20 @@ GIB = 2**30
 
 def process_state(pid: int) -> str:
     """R running, S sleeping, D waiting for a disk, T stopped, t under a debugger, Z dead; "" where it is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return ""
-    return stat[stat.rindex(b")") + 2:][:1].decode()  # the name before it may hold anything
+    fields = _stat(pid)
+    return fields[0].decode() if fields else ""
 
 
 def age_s(pid: int) -> float | None:
     """Since the process was started; None where it is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    born_s = int(stat[stat.rindex(b")") + 2:].split()[19]) / os.sysconf("SC_CLK_TCK")
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - born_s
+    born = started_at(pid)
+    return None if born is None else time.clock_gettime(time.CLOCK_BOOTTIME) - born / os.sysconf("SC_CLK_TCK")
+
+
+def started_at(pid: int) -> int | None:
+    """When a process began, in the kernel's own count: a process number may be given again. None where it is gone."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
 
 
 def resident_gib(pid: int) -> float:
@@ -65,6 +64,15 @@ class Memory:
                 if (kills := _value(level / name, "oom_kill")) is not None:
                     return kills
         return 0
+
+
+def _stat(pid: int) -> list[bytes]:
+    """What the kernel says of a process, from its state on; empty where it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return []
+    return stat[stat.rindex(b")") + 2:].split()  # the name before it may hold anything
 
 
 def _levels(memberships: str, groups: Path) -> list[Path]:

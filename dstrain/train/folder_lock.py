@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable
 
 from dstrain.config.errors import UserError
-from dstrain.train.lock_record import (
+from dstrain.guard.lock_record import (
     LOCK_NAME, ask_to_leave, holder, in_words, is_alive_here, is_earlier_start, myself, write)
 
 LEAVES_WITHIN_S = 60.0

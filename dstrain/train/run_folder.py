@@ -12,10 +12,10 @@ from typing import Any, Callable
 from dstrain.config.errors import Trouble, UserError
 from dstrain.config.os_errors import in_words
 from dstrain.config.schema import Recipe
+from dstrain.guard.lock_record import holder, in_words as holder_in_words
 from dstrain.runtime.checkpoint.fence import Fence
 from dstrain.runtime.checkpoint.folder import HAS_COMMITTED, bring_back
 from dstrain.train.folder_lock import FolderLock
-from dstrain.train.lock_record import holder, in_words as holder_in_words
 
 
 LOOKS_EVERY_S = 1.0

@@ -22,12 +22,12 @@ from test_folder_lock import take_locks_away
 from dstrain.config.errors import Trouble, UserError
 from dstrain.config.load import load_recipe
 from dstrain.doctor.proofs.resume import compare_runs
+from dstrain.guard.lock_record import holder, is_earlier_start, myself
 from dstrain.guard.machine import process_state
 from dstrain.runtime.checkpoint.fence import Fence
 from dstrain.runtime.checkpoint.folder import bring_back, point
 from dstrain.train import folder_lock
 from dstrain.train.folder_lock import FolderLock
-from dstrain.train.lock_record import holder, is_earlier_start, myself
 from dstrain.train.run_folder import Footing, RunFolder
 
 TRAIN = ["train", "small.yaml", "run.steps=12", "checkpoint.keep=99"]

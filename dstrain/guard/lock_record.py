@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from dstrain.guard.machine import boot_id, process_state
+from dstrain.guard.machine import boot_id, process_state, started_at
 
 LOCK_NAME = ".lock"
 
@@ -26,7 +26,7 @@ def myself() -> dict:
             "slurm_cluster": os.environ.get("SLURM_CLUSTER_NAME"),
             "slurm_restart": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
             "command": " ".join(" ".join(sys.argv).split())[:300],
-            "boot": boot_id(), "started": _started(os.getpid())}
+            "boot": boot_id(), "started": started_at(os.getpid())}
 
 
 def holder(folder: Path) -> dict:
@@ -48,7 +48,7 @@ def is_earlier_start(said: dict, mine: dict) -> bool:
 def is_alive_here(said: dict) -> bool:
     """Whether that very process lives on this machine; its number alone may have been given to another since."""
     return bool(said) and said.get("boot") == boot_id() != "" and isinstance(said.get("pid"), int) and (
-        said.get("started") == _started(said["pid"]) is not None and process_state(said["pid"]) != "Z")
+        said.get("started") == started_at(said["pid"]) is not None and process_state(said["pid"]) != "Z")
 
 
 def in_words(said: dict) -> str:
@@ -76,12 +76,3 @@ def _user() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # as in a container
         return str(os.getuid())
-
-
-def _started(pid: int) -> int | None:
-    """When a process began, in the kernel's own count; None where there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    return int(stat[stat.rindex(b")") + 2:].split()[19])
