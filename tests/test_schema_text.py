@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import dstrain.config.schema as schema
+from dstrain.config import schema, translate
 
-TREE = ast.parse(Path(schema.__file__).read_text(encoding="utf-8"))
-CLASSES = [node for node in TREE.body if isinstance(node, ast.ClassDef)]
+TREES = [ast.parse(Path(module.__file__).read_text(encoding="utf-8")) for module in (schema, translate)]
+CLASSES = [node for tree in TREES for node in tree.body if isinstance(node, ast.ClassDef)]
 
 
 def fields_without_text(kind: ast.ClassDef) -> list[str]:
@@ -23,7 +23,7 @@ def _is_text(node: ast.stmt | None) -> bool:
 
 
 def test_every_field_of_the_schema_is_followed_by_its_meaning():
-    assert sum(isinstance(node, ast.AnnAssign) for kind in CLASSES for node in kind.body) > 50
+    assert sum(isinstance(node, ast.AnnAssign) for kind in CLASSES for node in kind.body) > 80
     assert [name for kind in CLASSES for name in fields_without_text(kind)] == []
 
 

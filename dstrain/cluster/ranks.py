@@ -24,8 +24,10 @@ def shapes_in_words(recipe: Recipe, request: Request) -> tuple[str, list[str]]:
             engine_json(recipe, world, device)
         except UserError as mistake:
             raise UserError(f"on {where}: {mistake}") from None
-        words.append(f"{where}: {shape.accumulation} micro-batch(es) of {shape.micro_rows} row(s) each")
-        rows = world * shape.accumulation * shape.micro_rows
+        words.append(f"{where}: {shape.accumulation} micro-batch(es) of {shape.a_pass()} each")
+        if shape.rows is None:
+            continue
+        rows = shape.rows
         idle = (rows - recipe.batch.rows) / rows
         if idle > IDLE_WORTH_SAYING:
             notes.append(f"on {where}: {rows - recipe.batch.rows} of {rows} rows are empty, {100 * idle:.0f} % of the "

@@ -6,6 +6,8 @@ import dataclasses
 import re
 import types
 import typing
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from dstrain.config.errors import UserError
@@ -16,8 +18,9 @@ LARGEST = 1e300
 NUMBER = re.compile(r"[-+]?((0|[1-9][0-9]*(_[0-9]+)*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
-def build(kind: type, tree: Marked, dotted: str = "") -> Any:
-    """An instance of the dataclass `kind`; `dotted` is the section's name, empty for the recipe itself."""
+def build(kind: type, tree: Marked, dotted: str = "", sections: Mapping[str, type] = MappingProxyType({})) -> Any:
+    """An instance of the dataclass `kind`; `dotted` is the section's name, empty for the recipe itself. `sections`:
+    what some of its fields are in this recipe, of all that they may be."""
     here = dotted or "the recipe"
     if tree.value is None and dotted:
         tree = Marked({}, tree.place)
@@ -28,7 +31,7 @@ def build(kind: type, tree: Marked, dotted: str = "") -> Any:
     for key, item in tree.value.items():
         if key not in fields:
             raise UserError(f"{item.place}: unknown key {shown(key)} in {here}; {nearest(str(key), fields)}")
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind) | dict(sections)
     values = {}
     for name, field in fields.items():
         full_name = f"{dotted}.{name}" if dotted else name
@@ -38,16 +41,18 @@ def build(kind: type, tree: Marked, dotted: str = "") -> Any:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise UserError(f"{tree.place}: {full_name} is missing and has no default; "
                             f"add `{name}:` to {here}, or {full_name}=... on the command line")
+        elif name in sections and dataclasses.is_dataclass(sections[name]):
+            values[name] = build(sections[name], Marked({}, tree.place), full_name)
     return kind(**values)
 
 
 def _value(hint: Any, tree: Marked, name: str) -> Any:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        if tree.value is None and type(None) in typing.get_args(hint):
+            return None
+        hint = _meant(hint, tree)
     if dataclasses.is_dataclass(hint):
         return build(hint, tree, name)
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        if tree.value is None:
-            return None
-        hint, = (kind for kind in typing.get_args(hint) if kind is not type(None))
     if typing.get_origin(hint) is tuple:
         return _tuple(hint, tree, name)
     if typing.get_origin(hint) is dict:
@@ -61,6 +66,12 @@ def _value(hint: Any, tree: Marked, name: str) -> Any:
         remedy = "put it in quotes" if hint is str and tree.value is not None else f"write {wanted}"
         raise _wrong(tree, name, f"must be {wanted}; {remedy}")
     return tree.value
+
+
+def _meant(hint: Any, tree: Marked) -> Any:
+    """Of a union the kind that a value is: a section where it is one, else the plain kind."""
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    return next((kind for kind in kinds if dataclasses.is_dataclass(kind) == isinstance(tree.value, dict)), kinds[0])
 
 
 def _tuple(hint: Any, tree: Marked, name: str) -> tuple:

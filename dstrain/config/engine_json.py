@@ -85,8 +85,9 @@ def engine_json(recipe: Recipe, world: int, device: str, ds_config: str | None =
     precision = _precision(ds_file, stage, device)
     return {
         **_taken_over(ds_file),
-        "train_batch_size": shape.micro_rows * shape.accumulation * world,
-        "train_micro_batch_size_per_gpu": shape.micro_rows,
+        # DeepSpeed multiplies these and does nothing else with them: rows that differ from step to step count as one.
+        "train_batch_size": (shape.micro_rows or 1) * shape.accumulation * world,
+        "train_micro_batch_size_per_gpu": shape.micro_rows or 1,
         "gradient_accumulation_steps": shape.accumulation,
         # At stage 0 DeepSpeed applies a NaN without a word, so dstrain's own optimizer guards and clips there.
         "gradient_clipping": recipe.optim.clip if stage else 0.0,
@@ -125,8 +126,8 @@ def _check_accumulation(shape: Shape, ds_file: DsFile) -> None:
     said = ds_file.keys.get("gradient_accumulation_steps", "auto")
     if said not in ("auto", None) and (isinstance(said, bool) or said != shape.accumulation):
         raise UserError(f"{ds_file.place}: gradient_accumulation_steps is {shown(said)}, but the recipe's batch on "
-                        f"{shape.world} ranks takes {shape.accumulation} micro-batches of {shape.micro_rows} rows; "
-                        f"remove it, or change batch.micro_rows")
+                        f"{shape.world} ranks takes {shape.accumulation} micro-batches of {shape.a_pass()}; "
+                        f"remove it, or change batch.micro_{'rows' if shape.micro_rows else 'tokens'}")
 
 
 def _stage(ds_file: DsFile) -> int:

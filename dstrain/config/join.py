@@ -12,6 +12,7 @@ from typing import Any
 from dstrain.config.ds_files import DsFile
 from dstrain.config.errors import UserError
 from dstrain.config.hints import nearest, shown
+from dstrain.config.overrides import sections_of
 from dstrain.config.schema import Recipe, Schedule
 from dstrain.config.yaml_tree import Marked, mark
 
@@ -32,8 +33,12 @@ ONLY = {"optimizer.params.adam_w_mode": True, "optimizer.params.torch_adam": Tru
 
 def fill_silent(tree: Marked, ds_file: DsFile) -> None:
     """Writes the file's numbers into the recipe's tree wherever the recipe does not say them itself."""
+    batch = sections_of(tree)["batch"].__dataclass_fields__
     for ds_key, recipe_key, value in said(ds_file):
         section_name, _, name = recipe_key.partition(".")
+        if section_name == "batch" and name not in batch:
+            raise UserError(f"{ds_file.place}: {ds_key} is {shown(value)}, but this recipe counts its batch otherwise "
+                            f"({', '.join(batch)}); remove it from the file")
         section = tree.value.setdefault(section_name, Marked({}, f"{ds_file.place}, {ds_key}"))
         if section.value is None:
             section.value = {}

@@ -13,7 +13,7 @@ from dstrain.config.ds_files import read_ds_config
 from dstrain.config.errors import UserError
 from dstrain.config.hints import nearest, one_line, shown
 from dstrain.config.join import fill_silent, refuse_contradictions
-from dstrain.config.overrides import apply_overrides
+from dstrain.config.overrides import apply_overrides, sections_of
 from dstrain.config.presets import resolve
 from dstrain.config.schema import Engine, Recipe
 from dstrain.config.yaml_tree import Marked, mark, parse_yaml, place_of
@@ -92,7 +92,7 @@ def _read(path: Path) -> Marked:
 
 
 def _checked(tree: Marked) -> Recipe:
-    recipe = build(Recipe, tree)
+    recipe = build(Recipe, tree, sections=sections_of(tree))
     rules.check(recipe, lambda dotted: place_of(tree, dotted))
     recipe = resolve(recipe)
     rules.check(recipe, lambda dotted: place_of(tree, dotted))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
-from dstrain.config.schema import Recipe
+from dstrain.config.schema import SECTIONS, Recipe
 from dstrain.config.yaml_tree import Marked, parse_value
 
 
@@ -27,7 +27,7 @@ def _apply(tree: Marked, override: str) -> None:
         raise UserError(f"{place}: an override needs a '='; write section.key=value, for example optim.lr=1e-3")
     if not all(names):
         raise UserError(f"{place}: {shown(dotted)} is not a key; write section.key=value, for example optim.lr=1e-3")
-    value = parse_value(text, place, for_text=_takes_any_text(names))
+    value = parse_value(text, place, for_text=_takes_any_text(names, tree))
     section = tree
     for depth, name in enumerate(names):
         here = ".".join(names[:depth]) or "the recipe"
@@ -50,18 +50,26 @@ def _apply(tree: Marked, override: str) -> None:
         section = holder[key]
 
 
-def _takes_any_text(names: Sequence[str]) -> bool:
+def _takes_any_text(names: Sequence[str], tree: Marked) -> bool:
     """True where the schema has text and not a choice of words: blanks may be meant there."""
     kind, limits = Recipe, {}
+    sections = sections_of(tree)
     for name in names:
         if typing.get_origin(kind) is tuple:
             kind, limits = typing.get_args(kind)[0], {}
         elif typing.get_origin(kind) is dict:
             kind, limits = typing.get_args(kind)[1], {}
         elif dataclasses.is_dataclass(kind) and name in kind.__dataclass_fields__:
-            kind, limits = typing.get_type_hints(kind)[name], kind.__dataclass_fields__[name].metadata
+            hints = typing.get_type_hints(kind) | (sections if kind is Recipe else {})
+            kind, limits = hints[name], kind.__dataclass_fields__[name].metadata
         else:
             return False
         if typing.get_origin(kind) in (types.UnionType, typing.Union):
-            kind, = (option for option in typing.get_args(kind) if option is not type(None))
+            kind = next(option for option in typing.get_args(kind) if option is not type(None))
     return kind is str and "choices" not in limits
+
+
+def sections_of(tree: Marked) -> dict[str, type]:
+    """What the sections of this recipe are, by its family; of an unknown family, which is refused later, lm's."""
+    family = tree.value.get("family") if isinstance(tree.value, dict) else None
+    return SECTIONS.get(family.value, SECTIONS["lm"]) if family and isinstance(family.value, str) else SECTIONS["lm"]

@@ -6,36 +6,53 @@ import os
 from dataclasses import replace
 
 from dstrain.config.errors import UserError
-from dstrain.config.schema import LmModel, Recipe, Source
+from dstrain.config.schema import Data, LmModel, Recipe, Source
+from dstrain.config.shape import positions_a_step
+from dstrain.config.source_files import PACKED
+from dstrain.config.translate import PairData, PairSource, TranslateModel
 
 LM_PRESETS = {
     "tiny": {"width": 256, "heads": 4, "layers": 4, "ff": 1024},
     "small": {"width": 512, "heads": 8, "layers": 6, "ff": 2048},
     "medium": {"width": 768, "heads": 12, "layers": 12, "ff": 3072},
 }
+TRANSLATE_PRESETS = {
+    "tiny": {"width": 128, "heads": 4, "encoder_layers": 4, "decoder_layers": 4, "ff": 256},
+    "small": {"width": 256, "heads": 4, "encoder_layers": 4, "decoder_layers": 4, "ff": 1024},
+    "base": {"width": 512, "heads": 8, "encoder_layers": 6, "decoder_layers": 6, "ff": 2048},
+}
 MOST_DEFAULT_LANES = 64
+SPLIT_NAMES = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",), "train": ("train",)}
+"""of a hub's split: what its files may be called in a folder"""
 
 
 def resolve(recipe: Recipe) -> Recipe:
     """The same recipe with no number left open. Resolving it again changes nothing."""
-    data, run = recipe.data, recipe.run
-    if data.lanes is None:
-        data = replace(data, lanes=default_lanes(recipe.batch.rows))
-    if data.folder is not None:
-        data = replace(data, folder=None, train=tuple(_in_folder(source, data.folder) for source in data.train),
-                       valid=tuple(_in_folder(source, data.folder) for source in data.valid))
+    run = recipe.run
     if run.steps is None and run.tokens is not None:
-        tokens_per_step = recipe.batch.rows * recipe.batch.length
-        run = replace(run, steps=-(-run.tokens // tokens_per_step), tokens=None)
+        run = replace(run, steps=-(-run.tokens // positions_a_step(recipe)), tokens=None)
     schedule = recipe.schedule
     if schedule.name == "WarmupStableDecayLR" and schedule.decay_steps is None:
         schedule = replace(schedule, decay_steps=min(-(-run.steps // 5), max(1, run.steps - schedule.warmup_steps)))
-    return replace(recipe, model=_sized(recipe.model), data=data, run=run, schedule=schedule)
+    return replace(recipe, model=_sized(recipe.model), data=_placed(recipe), run=run, schedule=schedule)
 
 
 def default_lanes(rows: int) -> int:
     """The largest divisor of `rows` up to 64."""
     return next(lanes for lanes in range(min(rows, MOST_DEFAULT_LANES), 0, -1) if rows % lanes == 0)
+
+
+def _placed(recipe: Recipe) -> Data | PairData:
+    """The data where they lie, and their lanes where rows have them."""
+    data = recipe.data
+    if isinstance(data, Data) and data.lanes is None:
+        data = replace(data, lanes=default_lanes(recipe.batch.rows))
+    if data.folder is None:
+        return data
+    in_folder = _pairs_in_folder if isinstance(data, PairData) else _in_folder
+    more = (data.languages,) if isinstance(data, PairData) else ()
+    return replace(data, folder=None, train=tuple(in_folder(source, data.folder, *more) for source in data.train),
+                   valid=tuple(in_folder(source, data.folder, *more) for source in data.valid))
 
 
 def _in_folder(source: Source, folder: str) -> Source:
@@ -53,8 +70,32 @@ def _in_folder(source: Source, folder: str) -> Source:
                     f"leave it out to read {source.hub} from the hub")
 
 
-def _sized(model: LmModel) -> LmModel:
+def _pairs_in_folder(source: PairSource, folder: str, languages: tuple[str, str]) -> PairSource:
+    """As `_in_folder`; the folder's own files of a split are parallel text, one file a language."""
+    paths = {key: os.path.join(folder, path) for key in ("path", "source_path", "target_path")
+             if (path := getattr(source, key)) is not None}
+    if paths or source.hub is None:
+        return replace(source, **paths)
+    downloaded = os.path.join(folder, source.hub)
+    if os.path.isdir(downloaded):
+        return replace(source, hub=downloaded, revision=None)
+    found = [_text_of(folder, source.split, language) for language in languages]
+    if None in found:
+        raise UserError(f"data.folder is {folder!r}, and it holds neither {source.hub} nor the split {source.split!r} "
+                        f"as {source.split}.{languages[0]} and {source.split}.{languages[1]} (plain, .gz or .zst; "
+                        f"looked in {os.getcwd()}); correct it, or leave it out to read from the hub")
+    return PairSource(source_path=found[0], target_path=found[1], weight=source.weight)
+
+
+def _text_of(folder: str, split: str, language: str) -> str | None:
+    """One side's file of a split: train.en, train.en.gz ..."""
+    names = (os.path.join(folder, f"{name}.{language}{packing}") for name in SPLIT_NAMES.get(split, (split,))
+             for packing in ("", *PACKED))
+    return next((name for name in names if os.path.isfile(name)), None)
+
+
+def _sized(model: LmModel | TranslateModel) -> LmModel | TranslateModel:
     if model.preset is None:
         return model
-    sizes = LM_PRESETS[model.preset]
+    sizes = (TRANSLATE_PRESETS if isinstance(model, TranslateModel) else LM_PRESETS)[model.preset]
     return replace(model, **{name: size for name, size in sizes.items() if getattr(model, name) is None})

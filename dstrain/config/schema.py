@@ -7,21 +7,10 @@ Bounds that concern one field alone stand in its `metadata` and are checked by l
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-
-MOST_ROWS = 2**20
-"""also tokens of a row, and lanes: far above any real run, and a slip of the keyboard ends here, not in a hang"""
-MOST_STEPS = 2**53
-"""also tokens: up to here every whole number is exact as a float too"""
-
-
-def bounded(default: Any = ..., *, low: float | None = None, high: float | None = None,
-            above: float | None = None, below: float | None = None, choices: tuple | None = None) -> Any:
-    """A dataclass field with limits: low <= value <= high, above < value < below, or one of `choices`."""
-    limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
-    metadata = {name: limit for name, limit in limits.items() if limit is not None}
-    return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
+from dstrain.config.limits import MOST_ROWS, MOST_STEPS, bounded
+from dstrain.config.translate import (
+    PairData, PairTokenizers, TokenBatch, TranslateLog, TranslateModel, TranslateObjective, TranslateValid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,18 +210,19 @@ class Log:
 class Recipe:
     """One run, whole. The same recipe gives the same batches and the same losses on any shape."""
 
-    family: str = bounded(choices=("lm",))
+    family: str = bounded(choices=("lm", "translate"))
     """the model family"""
-    model: LmModel
+    model: LmModel | TranslateModel
     """the network"""
-    tokenizer: str = "gpt2"
+    tokenizer: str | PairTokenizers = "gpt2"
     """gpt2 | cl100k_base | o200k_base | another tiktoken encoding | bytes | bpe:N, with N ids learned from data.train |
-    a folder that holds a saved tokenizer, such as runs/NAME/tokenizer"""
-    data: Data
+    a folder that holds a saved tokenizer, such as runs/NAME/tokenizer. Of `translate`: one for both languages, or
+    {source: ..., target: ...}"""
+    data: Data | PairData
     """what is read"""
-    batch: Batch
+    batch: Batch | TokenBatch
     """how much of it a step takes"""
-    objective: Objective = Objective()
+    objective: Objective | TranslateObjective = Objective()
     """what is optimized"""
     optim: Optim = Optim()
     """by which rule"""
@@ -242,11 +232,20 @@ class Recipe:
     """DeepSpeed's settings"""
     run: Run
     """name, length, seed"""
-    valid: Valid = Valid()
+    valid: Valid | TranslateValid = Valid()
     """when to validate"""
     checkpoint: Checkpoint = Checkpoint()
     """when to save, what to keep"""
-    log: Log = Log()
+    log: Log | TranslateLog = Log()
     """what is written down, when"""
     environment: dict[str, str] = field(default_factory=dict)
     """environment variables of every rank, such as NCCL_SOCKET_IFNAME: ib0; what the shell has set already wins"""
+
+
+SECTIONS: dict[str, dict[str, type]] = {
+    "lm": {"model": LmModel, "tokenizer": str, "data": Data, "batch": Batch, "objective": Objective, "valid": Valid,
+           "log": Log},
+    "translate": {"model": TranslateModel, "tokenizer": str | PairTokenizers, "data": PairData, "batch": TokenBatch,
+                  "objective": TranslateObjective, "valid": TranslateValid, "log": TranslateLog},
+}
+"""what those sections are that differ from family to family"""
