@@ -13,8 +13,9 @@ from pathlib import Path
 
 from dstrain.cluster.prepared_there import prepared_there
 from dstrain.config.errors import UserError
-from dstrain.config.schema import Recipe, Source
-from dstrain.config.source_files import files_named
+from dstrain.config.schema import Data, Recipe, Source
+from dstrain.config.source_files import files_named, pair_files
+from dstrain.config.translate import PairSource, PairTokenizers
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 TRUE = ("1", "ON", "YES", "TRUE")
@@ -63,14 +64,16 @@ def needs_of(recipe: Recipe, has_checkpoint: bool, environment: Mapping[str, str
     places: list[Needed] = []
     notes: list[str] = []
     network = _Network(environment, libraries)
-    if recipe.data.prepared is not None:
+    if isinstance(recipe.data, Data) and recipe.data.prepared is not None:
         places.append(Needed("data.prepared", prepared_there(recipe)))
     else:
         for split in ("train", "valid"):
             for number, source in enumerate(getattr(recipe.data, split)):
                 _source(source, f"data.{split}.{number}", network, libraries, places, notes)
         if not has_checkpoint:
-            _tokenizer(recipe.tokenizer, network, libraries, places, notes)
+            both = isinstance(recipe.tokenizer, PairTokenizers)
+            for name in (recipe.tokenizer.source, recipe.tokenizer.target) if both else (recipe.tokenizer,):
+                _tokenizer(name, network, libraries, places, notes)
     return Needs(tuple(places), tuple(dict.fromkeys(notes)), lambda: network.why_not() is None)
 
 
@@ -88,8 +91,12 @@ class _Network:
         return None if self._reached else "no network is reached from here"
 
 
-def _source(source: Source, place: str, network: _Network, libraries: Libraries, places: list, notes: list) -> None:
-    if source.path is not None:
+def _source(source: Source | PairSource, place: str, network: _Network, libraries: Libraries, places: list,
+            notes: list) -> None:
+    if isinstance(source, PairSource) and source.hub is None:
+        files = [] if source.embedded else [path for pair in pair_files(source, place) for path in pair]
+        places.extend(Needed(place, folder) for folder in dict.fromkeys(path.parent for path in files))
+    elif source.path is not None:
         folders = dict.fromkeys(path.parent for path in files_named(source.path, place))
         places.extend(Needed(place, folder) for folder in folders)
     elif source.hub is not None and os.path.isdir(os.path.expanduser(source.hub)):
@@ -101,7 +108,8 @@ def _source(source: Source, place: str, network: _Network, libraries: Libraries,
         _of_the_hub(source, place, network, libraries, places, notes)
 
 
-def _of_the_hub(source: Source, place: str, network: _Network, libraries: Libraries, places: list, notes: list) -> None:
+def _of_the_hub(source: Source | PairSource, place: str, network: _Network, libraries: Libraries, places: list,
+                notes: list) -> None:
     cached = libraries.hub_cache(source.hub, source.revision, place)
     if cached is not None:
         places.append(Needed(f"{place}, {source.hub},", cached, "let HF_HOME name a folder that all nodes share",
@@ -110,11 +118,12 @@ def _of_the_hub(source: Source, place: str, network: _Network, libraries: Librar
     fetch = f"hf download {source.hub} --repo-type dataset" + (f" --revision {source.revision}" if source.revision
                                                                else "")
     missing = f"{place}.hub: {source.hub} is not whole in this machine's cache"
+    shards = isinstance(source, Source)
     if (why := network.why_not()) is not None:
-        raise UserError(f"{missing}, and {why}: with a network, run `{fetch}` with the HF_HOME that the nodes have, or "
-                        f"dstrain prepare, and train with data.prepared")
+        raise UserError(f"{missing}, and {why}: with a network, run `{fetch}` with the HF_HOME that the nodes have"
+                        + ", or dstrain prepare, and train with data.prepared" * shards)
     notes.append(f"{missing}: the job fetches it from the hub, for which the nodes need a way out; without one: "
-                 f"`{fetch}`, or dstrain prepare")
+                 f"`{fetch}`" + ", or dstrain prepare" * shards)
 
 
 def _tokenizer(name: str, network: _Network, libraries: Libraries, places: list, notes: list) -> None:

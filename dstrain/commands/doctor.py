@@ -15,6 +15,10 @@ def doctor_command(name: str, overrides: list[str], ds_config: str | None, only:
     recipe = load_recipe(name, overrides, ds_config)
     from dstrain.doctor.case import Case
     from dstrain.doctor.examine import PROOFS, certificate, examine
+    from dstrain.families import family_of
+
+    if family_of(recipe).shrink is None:
+        raise UserError(f"{name}: the doctor has no proofs for the family {recipe.family} yet; there are some for lm")
     names = only or list(PROOFS)
     unknown = [proof for proof in names if proof not in PROOFS]
     if unknown:

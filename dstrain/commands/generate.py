@@ -19,7 +19,7 @@ def generate_command(run: Path, which: str, prompts: list[str] | None, max_new_t
         if seed is not None and temperature == 0.0:
             raise UserError(f"seed is {seed}, but at temperature 0 the best token is taken and nothing is drawn, so it "
                             f"has no effect: remove it, or set a temperature such as 0.8")
-        trained = load_trained(run, which)
+        trained = load_trained(run, which, "generate")
         options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed or 0, "top_k": top_k,
                    "top_p": top_p, "repetition_penalty": repetition_penalty, "stop": stop}
         _generate(trained, prompts or [trained.recipe.log.prompt], options)

@@ -7,7 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+from dstrain.config.errors import UserError
 from dstrain.config.load import load_recipe
+from dstrain.config.translate import PairData
 from dstrain.data.preparing.prepare import prepare
 from dstrain.data.preparing.prepared import PreparedFolder
 from dstrain.data.preparing.shards import Shard
@@ -19,6 +21,10 @@ BAR = 24
 
 def prepare_command(name: str, overrides: list[str], out: str | None) -> int:
     recipe = load_recipe(name, overrides)
+    if isinstance(recipe.data, PairData):
+        raise UserError(f"{name}: pairs of sentences have no shards, they are read as they are: for nodes without a "
+                        f"network copy the files to a folder that all see and set data.folder, or fetch a hub dataset "
+                        f"with `hf download NAME --repo-type dataset`")
     folder = Path(out or recipe.data.prepared or Path("prepared", recipe.run.name))
     looking = Looking()
     try:

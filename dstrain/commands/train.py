@@ -13,7 +13,9 @@ from dstrain.config.environment import take_environment
 from dstrain.config.errors import LostRank, SaidElsewhere, UserError
 from dstrain.config.load import load_recipe
 from dstrain.config.os_errors import in_words
-from dstrain.config.schema import Recipe
+from dstrain.config.schema import Data, Recipe, Source
+from dstrain.config.source_files import pair_files
+from dstrain.config.translate import PairSource
 from dstrain.data.preparing.prepared import as_prepared, sources_of
 from dstrain.data.reading.sources import Corpus
 from dstrain.guard import blackbox
@@ -109,12 +111,19 @@ def _check_what_needs_no_torch(recipe: Recipe, ds_config: str | None) -> None:
     """The commonest mistakes, before torch and DeepSpeed take their seconds to load."""
     engine_json(recipe, int(os.environ.get("WORLD_SIZE", 1)), "cuda", ds_config)  # fp16 on a CPU is refused later
     for split, sources in (("train", recipe.data.train), ("valid", recipe.data.valid)):
-        if recipe.data.prepared is not None:
+        if isinstance(recipe.data, Data) and recipe.data.prepared is not None:
             sources_of(as_prepared(recipe), split)
             continue
         for number, source in enumerate(sources):
             if source.hub is None:  # the hub is asked once, by one rank, when it is known what a checkpoint has pinned
-                Corpus(source, number, split)
+                _look_for(source, number, split)
+
+
+def _look_for(source: Source | PairSource, number: int, split: str) -> None:
+    if isinstance(source, Source):
+        Corpus(source, number, split)
+    elif source.embedded is None:
+        pair_files(source, f"data.{split}.{number}")
 
 
 def _may_start_over(folder: RunFolder, yes: bool) -> None:

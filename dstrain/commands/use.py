@@ -29,14 +29,18 @@ def eval_command(run: Path, which: str) -> None:
         raise UserError(f"{run} was trained without data.valid: there is nothing to score")
     scores = evaluate(trained.trainee, trained.trainee, trained.family, trained.recipe, trained.tokenizer,
                       trained.ranks)
+    if trained.family.generated_scores is not None:
+        scores |= trained.family.generated_scores(trained.trainee.model, trained.tokenizer, trained.recipe,
+                                                  trained.ranks, True, lambda: False)
     print(f"{trained.where}, validation data:")
     for name, value in scores.items():
-        print(f"  {name:<16} {value:,}" if isinstance(value, int) else f"  {name:<16} {value:.6g}")
+        print(f"  {name:<16} " + (f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+                                  if isinstance(value, float) else str(value)))
 
 
-def load_trained(run: Path, which: str) -> Trained:
-    """Model, tokenizer and recipe from a checkpoint folder, in one process, in fp32."""
-    from dstrain.data.tokenizers.tokenizer import load_tokenizer
+def load_trained(run: Path, which: str, command: str | None = None) -> Trained:
+    """Model, tokenizer and recipe from a checkpoint folder, in one process, in fp32. A UserError where `command` is not
+    the one that uses such a model."""
     from dstrain.families import family_of
     from dstrain.runtime.checkpoint.loading import load
     from dstrain.runtime.dist import lone_rank
@@ -45,7 +49,9 @@ def load_trained(run: Path, which: str) -> Trained:
     def read(where: Path) -> Trained:
         recipe = load_saved_recipe(where / "recipe.yaml")
         family = family_of(recipe)
-        tokenizer, ranks = load_tokenizer(recipe.tokenizer, folder=where / "tokenizer"), lone_rank()
+        if command not in (None, family.command):
+            raise UserError(f"{run} is a run of the family {family.name}: use `dstrain {family.command} {run}`")
+        tokenizer, ranks = family.open_tokenizer(recipe, where / "tokenizer"), lone_rank()
         trainee = family.build_trainee(recipe, tokenizer)
         fill_weights(trainee, load(where).weight_of, rank=0)
         return Trained(recipe, family, tokenizer, trainee.to(ranks.device).eval(), ranks, where)

@@ -8,24 +8,47 @@ from pathlib import Path
 
 from dstrain.config.errors import UserError
 from dstrain.config.source_rules import ENDINGS, PACKED, READABLE
+from dstrain.config.translate import PairSource
 
 
 def files_named(pattern: str, place: str) -> list[Path]:
     """The files of `path`, in the order of their names."""
+    files = _matching(pattern, f"{place}.path", "*.jsonl")
+    for path in files:
+        if kind_of(path) not in ENDINGS or kind_of(path) == ".parquet" and packing_of(path):
+            raise UserError(f"{place}.path: {path} is none of {READABLE}; rename it or narrow the pattern")
+    return files
+
+
+def pair_files(source: PairSource, place: str) -> list[tuple[Path, ...]]:
+    """The files of `path`, each alone, or those of `source_path` each with its partner of `target_path`."""
+    if source.path is not None:
+        files = _matching(source.path, f"{place}.path", "*.tsv")
+        for path in files:
+            if kind_of(path) not in (".tsv", ".jsonl"):
+                raise UserError(f"{place}.path: {path} is neither .tsv nor .jsonl (plain, .gz or .zst); rename it or "
+                                f"narrow the pattern")
+        return [(path,) for path in files]
+    sources, targets = (_matching(getattr(source, key), f"{place}.{key}", "*.txt")
+                        for key in ("source_path", "target_path"))
+    if len(sources) != len(targets):
+        raise UserError(f"{place}: source_path {source.source_path!r} names {len(sources)} file(s), but target_path "
+                        f"{source.target_path!r} names {len(targets)}; parallel text has a target for each source")
+    return list(zip(sources, targets))
+
+
+def _matching(pattern: str, key: str, example: str) -> list[Path]:
     expanded = os.path.expanduser(pattern)
     if os.path.isdir(expanded):
-        raise UserError(f"{place}.path: {pattern!r} is a folder; say which of its files to read, for example "
-                        f"{os.path.join(pattern, '*.jsonl')} or, with those in folders below, "
-                        f"{os.path.join(pattern, '**', '*.parquet')}")
+        raise UserError(f"{key}: {pattern!r} is a folder; say which of its files to read, for example "
+                        f"{os.path.join(pattern, example)} or, with those in folders below, "
+                        f"{os.path.join(pattern, '**', example)}")
     named = [expanded] if os.path.exists(expanded) else glob.glob(expanded, recursive=True)
     # A set, because glob names a file several times where a pattern has several **.
     files = sorted({Path(name) for name in named if os.path.isfile(name)}, key=lambda path: path.parts)
     if not files:
-        raise UserError(f"{place}.path: {pattern!r} matches no file (looked in {os.getcwd()}); "
+        raise UserError(f"{key}: {pattern!r} matches no file (looked in {os.getcwd()}); "
                         f"correct the path or run from the folder that it is relative to")
-    for path in files:
-        if kind_of(path) not in ENDINGS or kind_of(path) == ".parquet" and packing_of(path):
-            raise UserError(f"{place}.path: {path} is none of {READABLE}; rename it or narrow the pattern")
     return files
 
 

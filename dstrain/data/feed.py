@@ -41,8 +41,8 @@ class Step:
     """this rank's part of the ledger's hash: the ranks' sum, wrapped to int64, is the step's"""
     stats: dict[str, Any]
     """of this rank: `scored` targets, `targets_by_source` (the same, a list), `positions` (filler and padding too),
-    `words` and `documents` that started, `cut` documents that go on in a later row, `bad_lines` since this process
-    began, `epochs`: whole ones, per source"""
+    `filled` ones that hold a token, `words` and `documents` that started, `cut` documents that go on in a later row,
+    `bad_lines` since this process began, `epochs`: whole ones, per source"""
     wait_s: float = 0.0
     """how long next() waited for it"""
 
@@ -128,8 +128,10 @@ def _given(lanes: dict[int, Lane]) -> list[int]:
 
 
 def _stats(rows: list[Row], batches: list[Batch], readers: list[Reader], after: dict) -> dict[str, Any]:
+    scored = sum(int((batch.labels_BT != UNSCORED).sum()) for batch in batches)
     return {
-        "scored": sum(int((batch.labels_BT != UNSCORED).sum()) for batch in batches),
+        "scored": scored,
+        "filled": scored,  # each token of a row has its target in it
         "positions": sum(batch.labels_BT.numel() for batch in batches),
         "words": sum(batch.words for batch in batches),
         "documents": sum(part.before is None for row in rows for part in row.parts),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from dstrain.config.schema import Recipe
+from dstrain.config.shape import shape_of
 from dstrain.data.batching import lanes_of_rank
 from dstrain.data.collate import Batch, Part, Row, collate, part_of
 from dstrain.data.reading.malformed import MalformedLines, Warn
@@ -16,12 +17,14 @@ from dstrain.data.tokenizers.tokenizer import Tokenizer
 from dstrain.data.workers import workers_for
 
 
-def valid_batches(recipe: Recipe, tokenizer: Tokenizer, rank: int, world: int, micro_rows: int,
-                  warn: Warn | None = None) -> Iterator[Batch]:
+def valid_batches(recipe: Recipe, tokenizer: Tokenizer, rank: int, world: int,
+                  micro_rows: int | None = None, warn: Warn | None = None) -> Iterator[Batch]:
     """One pass over the rank's share: all ranks together score every target once, in the same rows for any `world`.
 
-    Ends earlier on some ranks: `filler_batch` stands in there.
+    Ends earlier on some ranks: `filler_batch` stands in there. By default as many rows a batch as in training.
     """
+    if micro_rows is None:
+        micro_rows = shape_of(recipe, world).micro_rows
     lane_count, length, eot = recipe.data.lanes, recipe.batch.length, tokenizer.eot
     full: list[Row] = []
     for row in _valid_rows(recipe, tokenizer, lanes_of_rank(lane_count, rank, world), warn):

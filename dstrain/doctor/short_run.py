@@ -11,7 +11,6 @@ import torch
 from dstrain.config.engine_json import engine_json
 from dstrain.config.schema import Recipe
 from dstrain.data.hashing import mix
-from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine, own_name
@@ -52,7 +51,8 @@ def short_run(ranks: Ranks, recipe: Recipe, ds_config: str | None, steps: int, r
 
     `ragged` cuts rows to very different lengths; `nan_at` poisons that step on one rank.
     """
-    family, tokenizer = family_of(recipe), load_tokenizer(recipe.tokenizer)
+    family = family_of(recipe)
+    tokenizer = family.open_tokenizer(recipe, None)
     config = engine_json(recipe, ranks.world, "cpu", ds_config)
     objective = family.build_objective(recipe)
     engine = Engine(lambda: family.build_trainee(recipe, tokenizer),

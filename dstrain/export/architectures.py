@@ -34,14 +34,21 @@ class Exported(NamedTuple):
 
 
 def exported(recipe: Recipe, vocab_size: int, weight_of: WeightOf) -> Exported:
+    refuse_unknown(recipe)
+    return ARCHITECTURES[recipe.model.block, recipe.model.positions](recipe, vocab_size, weight_of)
+
+
+def refuse_unknown(recipe: Recipe) -> None:
+    """A UserError where transformers has no model that computes the same."""
+    if recipe.family != "lm":
+        raise UserError(f"family {recipe.family} has no counterpart in transformers that dstrain knows, so it cannot "
+                        f"be exported; models of the family lm can")
     kind = (recipe.model.block, recipe.model.positions)
-    if recipe.family != "lm" or kind not in ARCHITECTURES:
+    if kind not in ARCHITECTURES:
         known = ", ".join(" with ".join(kind) for kind in ARCHITECTURES)
-        what = (f"family {recipe.family}" if recipe.family != "lm" else
-                f"model.block={kind[0]} with model.positions={kind[1]}")
-        raise UserError(f"{what} has no exact counterpart in transformers (Llama, the one with SwiGLU, knows rotary "
-                        f"positions alone), so it cannot be exported; there is one for {known}")
-    return ARCHITECTURES[kind](recipe, vocab_size, weight_of)
+        raise UserError(f"model.block={kind[0]} with model.positions={kind[1]} has no exact counterpart in "
+                        f"transformers (Llama, the one with SwiGLU, knows rotary positions alone), so it cannot be "
+                        f"exported; there is one for {known}")
 
 
 def gpt2(recipe: Recipe, vocab_size: int, weight_of: WeightOf) -> Exported:

@@ -15,7 +15,7 @@ from dstrain.config.errors import Trouble, UserError
 from dstrain.config.load import load_saved_recipe
 from dstrain.config.schema import Recipe
 from dstrain.data.tokenizers.tokenizer import load_tokenizer
-from dstrain.export.architectures import Exported, exported
+from dstrain.export.architectures import Exported, exported, refuse_unknown
 from dstrain.export.hf_tokenizer import hf_tokenizer
 from dstrain.runtime.checkpoint.manifest import WEIGHTS_FILE
 from dstrain.runtime.checkpoint.tensor_file import BadTensorFile, TensorFile
@@ -25,6 +25,7 @@ def export_hf(checkpoint: Path, out: Path, say: Callable[[str], None]) -> None:
     """`checkpoint` was verified. Nothing of it is changed, and `out` appears in one step."""
     refuse_what_is_there(out)
     recipe = load_saved_recipe(checkpoint / "recipe.yaml")
+    refuse_unknown(recipe)
     tokenizer = load_tokenizer(recipe.tokenizer, folder=checkpoint / "tokenizer")
     try:
         model = exported(recipe, tokenizer.vocab_size, TensorFile(checkpoint / WEIGHTS_FILE).tensor)

@@ -28,25 +28,18 @@ PACKAGES = ("torch", "deepspeed", "tiktoken", "datasets", "numpy", "tensorboard"
 def say_run(run: Run, first: Any) -> None:
     """Model, data, shape: a user should see a wrong number here, not after a night. All ranks call it together."""
     say, recipe, state, engine, world = run.progress.say, run.recipe, run.state, run.engine, run.ranks.world
-    batch, schedule, shape, parameters = recipe.batch, recipe.schedule, shape_of(recipe, world), engine.parameters
-    a_step, rows = batch.rows * batch.length, world * shape.accumulation * shape.micro_rows
-    positions, steps_left = recipe.run.steps * a_step, recipe.run.steps - state.step
+    schedule, shape, parameters = recipe.schedule, shape_of(recipe, world), engine.parameters
     stats = _of_all_ranks(first, run)
-    scored = stats["scored"] / max(1, stats["positions"])
+    targets, steps_left = stats["scored"] * recipe.run.steps, recipe.run.steps - state.step
 
     say(f"run        {run.folder.path}" + (f", from step {state.step} on" if state.step else ""))
     say(f"model      {run.family.name}, {parameters / 1e6:.{1 if parameters >= 1e6 else 3}f}M parameters "
         f"({parameters:,})")
-    epochs = _epochs(run, positions * scored, stats["bytes"] / max(1, stats["scored"]))
-    say(f"data       {positions:,} positions in {recipe.run.steps:,} steps, "
-        f"{positions / parameters:.2g} per parameter; {epochs}")
-    say(f"           step {first.number}: {100 * (1 - scored):.1f} % of the positions are padding, "
-        f"{stats['documents']} documents begin, {stats['cut']} of them go on in a later row")
-    if recipe.data.prepared is not None:
-        say(f"           read from the shards in {recipe.data.prepared}")
-    say(f"step       {batch.rows} rows x {batch.length} = {a_step:,} positions: "
-        f"{shape.world} rank(s) x {shape.accumulation} micro-batch(es) of {shape.micro_rows} rows "
-        f"(train_batch_size {rows}" + (f", {rows - batch.rows} of them empty)" if rows > batch.rows else ")"))
+    epochs = _epochs(run, targets, stats["bytes"] / max(1, stats["scored"]))
+    say(f"data       {'about ' * (shape.rows is None)}{targets:,} targets in {recipe.run.steps:,} steps, "
+        f"{targets / parameters:.2g} per parameter; {epochs}")
+    say(f"           step {first.number}: " + f"\n{'':<11}".join(run.family.data_in_words(recipe, stats)))
+    say(f"step       {run.family.step_in_words(recipe, shape)}")
     rules = engine.optimizer_summary().replace("; ", f"\n{'':<11}")
     say(f"optimizer  {rules}; by {schedule.name}, warm-up {schedule.warmup_steps} steps")
     say(f"engine     {recipe.engine.config}: ZeRO stage {engine.stage} on {run.ranks.device.type}, "
@@ -62,7 +55,7 @@ def say_run(run: Run, first: Any) -> None:
             f"without a smaller loss" + (f"; {state.without_better} so far" if state.without_better else ""))
     if recipe.log.samples and recipe.data.valid and not engine.holds_whole_model:
         say("samples    written by all ranks together, each layer gathered for each token; none with log.samples=0")
-    flops = steps_left * a_step * run.family.flops_a_target(recipe, parameters)
+    flops = steps_left * stats["scored"] * run.family.flops_a_target(recipe, parameters)
     say(f"time       roughly {duration(expected_seconds(flops, engine.dtype, run.ranks))} for {steps_left:,} steps, "
         f"guessed from what matrix products run at here, without validations; the progress line measures it")
 
@@ -99,7 +92,9 @@ def about(recipe: Recipe, config: dict, ranks: Ranks) -> dict:
     precision = next((word for key, word in precisions.items() if config.get(key, {}).get("enabled")), "fp32")
     return {"recipe": "recipe.yaml",
             "shape": {"ranks": ranks.world, "zero_stage": config["zero_optimization"]["stage"], "precision": precision,
-                      "micro_rows": shape.micro_rows, "accumulation": shape.accumulation},
+                      "accumulation": shape.accumulation,
+                      **({"micro_rows": shape.micro_rows} if shape.micro_rows else
+                         {"micro_tokens": shape.micro_tokens})},
             "versions": {"dstrain": __version__, "python": sys.version.split()[0],
                          **{name: _version(name) for name in PACKAGES}}}
 
@@ -116,7 +111,7 @@ def _of_all_ranks(first: Any, run: Run) -> dict[str, int]:
     """What the first step's rows hold, and the UTF-8 bytes that their targets stand for."""
     bytes_of_token = torch.as_tensor(run.tokenizer.token_bytes())
     targets = torch.cat([batch.labels_BT[batch.labels_BT >= 0] for batch in first.micro_batches])
-    own = {key: first.stats[key] for key in ("scored", "positions", "documents", "cut")}
+    own = {key: value for key, value in first.stats.items() if isinstance(value, int)}
     of_ranks = run.ranks.gather(own | {"bytes": int(bytes_of_token[targets].sum())})
     return {key: sum(of_rank[key] for of_rank in of_ranks) for key in of_ranks[0]}
 

@@ -9,14 +9,15 @@ from dstrain.config.load import recipe_to_dict
 from dstrain.config.schema import Recipe
 
 # A change here would be another run: other batches, another network, other moments or another random stream.
-FIXED = ("family", "model.width", "model.heads", "model.layers", "model.ff", "model.block", "model.positions",
-         "tokenizer", "data.train", "data.lanes", "data.block_tokens", "batch.rows", "batch.length", "optim.name",
-         "run.seed")
+FIXED = ("family", "model.width", "model.heads", "model.layers", "model.encoder_layers", "model.decoder_layers",
+         "model.ff", "model.block", "model.positions", "tokenizer", "data.languages", "data.train", "data.lanes",
+         "data.block_tokens", "batch.rows", "batch.length", "batch.tokens", "batch.window", "batch.over_long",
+         "optim.name", "run.seed")
 # Names of the same thing, or no matter to the numbers.
 IRRELEVANT = ("run.dir", "run.name", "model.preset", "run.tokens", "data.prefetch_steps", "data.bad_share",
               "data.workers", "data.prepared", "run.max_minutes", "checkpoint.background")
 # Where data lie may change: that they are the same data is checked by their fingerprint, when they are opened.
-MAY_MOVE = (".path", ".hub", ".revision")
+MAY_MOVE = (".path", ".source_path", ".target_path", ".hub", ".revision")
 
 
 def changes_since(saved: Recipe, recipe: Recipe, where: str) -> list[str]:
@@ -43,8 +44,9 @@ def shape_change(before: dict, now: dict) -> list[str]:
 
 def _shape_in_words(shape: dict) -> str:
     ranks = shape.get("ranks")
+    a_pass = f"{shape['micro_tokens']} tokens" if "micro_tokens" in shape else f"{shape.get('micro_rows')} rows"
     return (f"{ranks} {'rank' if ranks == 1 else 'ranks'}, ZeRO-{shape.get('zero_stage')}, {shape.get('precision')}, "
-            f"{shape.get('accumulation')} x {shape.get('micro_rows')} rows")
+            f"{shape.get('accumulation')} x {a_pass}")
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

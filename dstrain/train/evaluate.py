@@ -9,7 +9,6 @@ from typing import Any, Callable, Iterator
 import torch
 
 from dstrain.config.schema import Recipe
-from dstrain.config.shape import shape_of
 from dstrain.guard.causes import cause_of
 from dstrain.nn.mode import in_eval
 from dstrain.objectives.loss_law import loss_law
@@ -27,14 +26,13 @@ def evaluate(forward: Callable[..., Any], module: torch.nn.Module, family: Famil
     had to leave before the end.
     """
     objective = family.build_objective(recipe)
-    micro_rows = shape_of(recipe, ranks.world).micro_rows
-    batches = family.valid_batches(recipe, tokenizer, ranks.rank, ranks.world, micro_rows)
+    batches = family.valid_batches(recipe, tokenizer, ranks.rank, ranks.world)
     bytes_of_token = torch.as_tensor(tokenizer.token_bytes(), dtype=torch.int64, device=ranks.device)
     nll = torch.zeros(len(objective.terms), dtype=torch.float64, device=ranks.device)
     counts = torch.zeros(len(objective.terms) + 2, dtype=torch.int64, device=ranks.device)
 
     with in_eval(module), torch.no_grad():
-        for batch in in_step(batches, lambda: family.filler_batch(recipe, micro_rows), ranks, must_leave):
+        for batch in in_step(batches, lambda: family.filler_batch(recipe, ranks.world), ranks, must_leave):
             if batch is None:
                 return None
             batch = batch.to(ranks.device, non_blocking=True)

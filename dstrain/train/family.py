@@ -8,6 +8,7 @@ from typing import Any, Callable, Iterator, Protocol
 import torch
 
 from dstrain.config.schema import Recipe
+from dstrain.config.shape import Shape
 
 
 class Batch(Protocol):
@@ -33,9 +34,11 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Family:
-    """A model builder, a data builder, an objective and a sampler, registered together in dstrain/families.py."""
+    """A model builder, a data builder, an objective and a scorer, registered together in dstrain/families/."""
 
     name: str
+    command: str
+    """which `dstrain` command uses its trained models, such as generate"""
     pinned: Callable[[Recipe, Recipe | None], Recipe]
     """(recipe, the recipe of the checkpoint that it goes on from) -> the recipe with every moving name of data, such as
     a branch on the hub, replaced by what it means now, or meant to the checkpoint"""
@@ -53,14 +56,22 @@ class Family:
     merge_places: Callable[[list[dict]], dict]
     """all ranks' places -> the place that a checkpoint carries"""
     valid_batches: Callable[..., Iterator[Batch]]
-    """(recipe, tokenizer, rank, world, micro_rows) -> one pass over the validation data"""
+    """(recipe, tokenizer, rank, world) -> one pass over the validation data"""
     filler_batch: Callable[[Recipe, int], Batch]
-    """(recipe, micro_rows) -> a batch that scores nothing, for ranks that run out first"""
+    """(recipe, world) -> a batch that scores nothing, for ranks that run out first"""
     text_bytes: Callable[[Recipe], int | None]
-    """recipe -> size of the training text in bytes, None where nobody knows without reading it"""
+    """recipe -> size of the training text (of pairs: of the targets) in bytes, None where nobody knows without
+    reading it"""
     flops_a_target: Callable[[Recipe, int], float]
     """(recipe, number of parameters) -> forward and backward FLOPs a target, for perf/mfu"""
+    data_in_words: Callable[[Recipe, dict[str, int]], list[str]]
+    """(recipe, the first step's stats of all ranks) -> what a run says of its data before it starts, in lines"""
+    step_in_words: Callable[[Recipe, Shape], str]
+    """(recipe, shape) -> what a step holds, and how it is divided"""
     sample: Callable[[torch.nn.Module, Any, Recipe], list[str]]
     """(model, tokenizer, recipe) -> texts that show what it can do by now"""
-    shrink: Callable[[Recipe], Recipe]
+    generated_scores: Callable[..., dict | None] | None
+    """(model, tokenizer, recipe, ranks, alone, must_leave) -> scores of what the model generates for the validation
+    data; None when a rank had to leave. `alone`: each rank holds the whole model. No function: nothing to generate"""
+    shrink: Callable[[Recipe], Recipe] | None
     """recipe -> the same in small, for the doctor: same classes, data, tokenizer and engine file"""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dstrain.config.schema import Recipe, Source
+from dstrain.config.translate import PairSource
 from dstrain.runtime.peak import peak_flops
 from dstrain.train.run import Run
 
@@ -29,7 +30,7 @@ class Gauges:
     def add(self, batch: Any) -> None:
         """Note a step: plain numbers, no device."""
         stats = batch.stats
-        self._scored += stats["scored"]
+        self._filled += stats["filled"]
         self._positions += stats["positions"]
         self._bad_lines = stats["bad_lines"]
         self._wait_s += batch.wait_s
@@ -41,12 +42,12 @@ class Gauges:
         """By TensorBoard tag. All ranks call it together, after `window_s` seconds of training; one all-reduce."""
         waits = [0.0] * self.ranks.world
         waits[self.ranks.rank] = self._wait_s
-        numbers = torch.tensor([self._scored, self._positions, self._bad_lines, *self._targets, *waits],
+        numbers = torch.tensor([self._filled, self._positions, self._bad_lines, *self._targets, *waits],
                                dtype=torch.float64, device=self.ranks.device)
-        scored, positions, bad_lines, *others = self.ranks.sum(numbers).tolist()
+        filled, positions, bad_lines, *others = self.ranks.sum(numbers).tolist()
         targets, waits = others[:len(self.shares)], others[len(self.shares):]
         self._clear()
-        shown = {"data/pad_share": 1 - scored / max(1.0, positions), "data/bad_lines": bad_lines,
+        shown = {"data/pad_share": 1 - filled / max(1.0, positions), "data/bad_lines": bad_lines,
                  WAIT_SHARE: max(waits) / window_s}  # of the rank that waits longest: the others wait for it
         if sum(targets):
             shown |= {tag: count / sum(targets) for tag, count in zip(self.shares, targets)}
@@ -62,7 +63,7 @@ class Gauges:
         return shown
 
     def _clear(self) -> None:
-        self._scored, self._positions, self._bad_lines, self._wait_s = 0, 0, 0, 0.0
+        self._filled, self._positions, self._bad_lines, self._wait_s = 0, 0, 0, 0.0
         self._targets = [0] * len(self.shares)
 
 
@@ -72,9 +73,9 @@ def share_tags(recipe: Recipe) -> list[str]:
     return [f"data/share/{number}_{_short(source)}" for number, source in enumerate(sources)] if sources[1:] else []
 
 
-def _short(source: Source) -> str:
+def _short(source: Source | PairSource) -> str:
     """The part of a source's place that tells it from others, in characters that a tag may have."""
-    place = source.path or source.hub or source.embedded
+    place = source.path or source.hub or source.embedded or source.source_path
     return re.sub(r"[^\w.-]+", "_", PurePath(place).name).strip("_") or "source"
 
 

@@ -12,6 +12,8 @@ from dstrain.train.run_folder import RunFolder
 
 WAIT_WORTH_SAYING = 0.05
 """share of the time spent waiting for data: above it, more data.workers or `dstrain prepare` would make a run faster"""
+GENERATED = (("bleu", "BLEU", 2), ("chrf", "chrF", 2), ("exact", "exact", 4))
+"""scores of what a model generates: key, name, digits"""
 
 
 class Progress:
@@ -50,6 +52,7 @@ class Progress:
     def scores(self, step: int, scores: dict, is_best: bool) -> None:
         shown = [f"loss {scores['loss']:.4f}", f"perplexity {scores['perplexity']:.2f}"]
         shown += [f"{scores['bits_per_byte']:.4f} bits a byte"] if "bits_per_byte" in scores else []
+        shown += [f"{name} {scores[key]:.{digits}f}" for key, name, digits in GENERATED if key in scores]
         self.say(f"valid at step {step}: " + ", ".join(shown) + (" (best so far)" if is_best else ""))
 
     def finish(self, state: Any, folder: RunFolder, early: bool) -> None:

@@ -44,4 +44,4 @@ def ask_why(error: Exception | None, run: Run) -> None:
 
 def no_rows(run: Run) -> NoRows:
     shape = shape_of(run.recipe, run.ranks.world)
-    return NoRows(run.state.step + 1, [run.family.filler_batch(run.recipe, shape.micro_rows)] * shape.accumulation)
+    return NoRows(run.state.step + 1, [run.family.filler_batch(run.recipe, run.ranks.world)] * shape.accumulation)

@@ -94,7 +94,7 @@ def check_valid(recipe: Recipe, family: Family, tokenizer: Any, ranks: Ranks) ->
     if not recipe.data.valid:
         return
     with ranks.together("opening the validation data"):
-        some = next(family.valid_batches(recipe, tokenizer, ranks.rank, ranks.world, 1), None) is not None
+        some = next(family.valid_batches(recipe, tokenizer, ranks.rank, ranks.world), None) is not None
     if not any(ranks.gather(some)):
         raise ranks.mistake(NOTHING_TO_SCORE)
 

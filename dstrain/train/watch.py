@@ -63,8 +63,10 @@ class Watch:
         # Every rank has the same sums; they go by the first one's, so that no rounding can part them.
         scores = run.ranks.share(
             evaluate(run.engine, run.engine.trainee, run.family, run.recipe, run.tokenizer, run.ranks, must_leave))
-        if scores is None:
+        generated = None if scores is None else self.score_generated(must_leave)
+        if scores is None or generated is None:
             return False
+        scores |= generated
         is_best = run.state.scored(scores["loss"])
         run.state.owes_validation = False
         run.sinks.write_scores(run.state.step, "valid", scores)
@@ -73,6 +75,17 @@ class Watch:
             self.write_samples()
         self.restart_clock()
         return is_best
+
+    def score_generated(self, must_leave: Callable[[], bool]) -> dict | None:
+        """Of what the model writes for the validation data: nothing where its family has no such scores; None when a
+        rank must leave."""
+        run, alone = self.run, self.run.engine.holds_whole_model
+        if run.family.generated_scores is None:
+            return {}
+        run.ranks.pulse.takes_long("generating")
+        with contextlib.nullcontext() if alone else all_ranks_generate(run.engine):
+            return run.ranks.share(run.family.generated_scores(run.engine.model, run.tokenizer, run.recipe, run.ranks,
+                                                               alone, must_leave))
 
     def write_samples(self) -> None:
         """By the first rank alone where it has the whole model, else by all ranks together."""

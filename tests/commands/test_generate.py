@@ -34,7 +34,7 @@ def trained(length: int = 64):
 
 @pytest.fixture
 def typed(monkeypatch, capsys):
-    monkeypatch.setattr("dstrain.commands.generate.load_trained", lambda run, which: trained())
+    monkeypatch.setattr("dstrain.commands.generate.load_trained", lambda run, which, command: trained())
 
     def act(*arguments: str) -> tuple[int, str, str]:
         code = main(["generate", "runs/x", *arguments])
@@ -91,7 +91,7 @@ def test_ties_are_said(typed, monkeypatch):
     level = trained()
     with torch.no_grad():
         level.trainee.model.embed.weight.zero_()                       # all logits are 0
-    monkeypatch.setattr("dstrain.commands.generate.load_trained", lambda run, which: level)
+    monkeypatch.setattr("dstrain.commands.generate.load_trained", lambda run, which, command: level)
     assert "; 3 of the choices lie within rounding of another token)" in typed("--max-new-tokens", "3")[2]
 
 
@@ -104,7 +104,7 @@ def test_a_continuation_without_text_is_the_prompt_alone(typed, monkeypatch):
     favourite = torch.zeros(257)
     favourite[256] = 9.0
     ending.trainee.model.logits = lambda hidden: favourite.expand(len(hidden), -1)
-    monkeypatch.setattr("dstrain.commands.generate.load_trained", lambda run, which: ending)
+    monkeypatch.setattr("dstrain.commands.generate.load_trained", lambda run, which, command: ending)
     assert typed("--prompt", "only this")[1] == "only this\n"
 
 
@@ -133,7 +133,7 @@ sys.path.insert(0, sys.argv.pop(1))
 import test_generate
 from dstrain.__main__ import main
 from dstrain.commands import generate
-def endless(run, which):
+def endless(run, which, command):
     it = test_generate.trained(length=100_000)
     logits = it.trainee.model.logits
     def slowly(hidden):
