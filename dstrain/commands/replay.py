@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any, Callable
 
@@ -29,7 +30,7 @@ def replay_command(run: Path, step: int, rows: int) -> int:
         feed.close()
 
     found = f"{batch.rows_hash % 2**64:016x}"
-    _print_rows(batch, tokenizer, rows)
+    _print_rows(batch, tokenizer, rows, family.row_texts)
     recorded = {line["step"]: line["rows"] for line in read_lines(folder.ledger)} if folder.ledger.is_file() else {}
     print(f"step {step}: rows {found}, " + (
         "not in the ledger" if step not in recorded else
@@ -53,10 +54,7 @@ def _nearest_place(folder, step: int, open_tokenizer: Callable[[Path | None], An
     return None, open_tokenizer(folder.tokenizer if folder.tokenizer.is_dir() else None)
 
 
-def _print_rows(batch, tokenizer, rows: int) -> None:
-    shown = 0
-    for micro in batch.micro_batches:
-        for number, ids, length in zip(micro.rows_B.tolist(), micro.ids_BT, micro.lengths_B.tolist()):
-            if number >= 0 and shown < rows:
-                shown += 1
-                print(f"--- row {number}, {length} tokens\n{tokenizer.decode(ids[:length].tolist())}")
+def _print_rows(batch, tokenizer, rows: int, row_texts: Callable) -> None:
+    texts = (row for micro_batch in batch.micro_batches for row in row_texts(micro_batch, tokenizer))
+    for number, text in islice(texts, rows):
+        print(f"--- row {number}, {text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import Shape, positions_a_step, shape_of
-from dstrain.data.collate import Batch, filler_batch
+from dstrain.data.collate import FILLER_ROW, Batch, filler_batch
 from dstrain.data.feed import TrainFeed, merge_places, valid_batches
 from dstrain.data.preparing.prepared import as_prepared
 from dstrain.data.reading.hub import pinned
@@ -54,6 +55,12 @@ def _flops(recipe: Recipe, parameters: int) -> float:
     return 6 * parameters + 12 * recipe.model.layers * recipe.model.width * recipe.batch.length
 
 
+def _row_texts(batch: Batch, tokenizer: Any) -> Iterator[tuple[int, str]]:
+    for number, ids, length in zip(batch.rows_B.tolist(), batch.ids_BT, batch.lengths_B.tolist()):
+        if number != FILLER_ROW:
+            yield number, f"{length} tokens\n{tokenizer.decode(ids[:length].tolist())}"
+
+
 def _data_in_words(recipe: Recipe, stats: dict[str, int]) -> list[str]:
     lines = [f"{100 * (1 - stats['filled'] / max(1, stats['positions'])):.1f} % of the positions are padding, "
              f"{stats['documents']} documents begin, {stats['cut']} of them go on in a later row"]
@@ -80,5 +87,5 @@ LM = Family(
     pinned=_pinned, open_tokenizer=run_tokenizer, build_trainee=_trainee, build_objective=_objective,
     initial_weight=lambda model, name, shape, seed: model.initial(name, shape, seed),
     train_feed=TrainFeed, merge_places=merge_places, valid_batches=valid_batches, filler_batch=_filler,
-    text_bytes=text_bytes, flops_a_target=_flops, data_in_words=_data_in_words, step_in_words=_step_in_words,
+    text_bytes=text_bytes, flops_a_target=_flops, row_texts=_row_texts, data_in_words=_data_in_words, step_in_words=_step_in_words,
     sample=_samples, generated_scores=None, shrink=_shrunk)

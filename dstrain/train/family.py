@@ -64,6 +64,8 @@ class Family:
     reading it"""
     flops_a_target: Callable[[Recipe, int], float]
     """(recipe, number of parameters) -> forward and backward FLOPs a target, for perf/mfu"""
+    row_texts: Callable[[Any, Any], Iterator[tuple[int, str]]]
+    """(micro-batch, tokenizer) -> number and text of each of its rows, fillers left out"""
     data_in_words: Callable[[Recipe, dict[str, int]], list[str]]
     """(recipe, the first step's stats of all ranks) -> what a run says of its data before it starts, in lines"""
     step_in_words: Callable[[Recipe, Shape], str]
