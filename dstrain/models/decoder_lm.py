@@ -17,7 +17,7 @@ from dstrain.config.schema import LmModel
 from dstrain.nn.cache import KvCache
 from dstrain.nn.chance import KeyedDropout, name_sites
 from dstrain.nn.init import initial_weight
-from dstrain.nn.layers import DecoderBlock, norm
+from dstrain.nn.layers import Block, norm
 from dstrain.nn.masks import can_attend_BTT
 from dstrain.nn.positions import Turns, rotary_turns, sinusoid
 
@@ -35,7 +35,7 @@ class DecoderLm(nn.Module):
         self.embed = nn.Embedding(vocab_size, model.width)
         self.embed_positions = nn.Embedding(length, model.width) if model.positions == "learned" else None
         self.embed_dropout = KeyedDropout(model.dropout)
-        self.blocks = nn.ModuleList(DecoderBlock(model.block, model.width, model.heads, model.ff, model.dropout)
+        self.blocks = nn.ModuleList(Block(model.block, model.width, model.heads, model.ff, model.dropout)
                                     for _ in range(model.layers))
         self.norm = norm(model.block, model.width)
         name_sites(self)

@@ -1,6 +1,6 @@
 """The key-value cache of generation: allocated once, filled row by row, each row at its own length.
 
-Shapes: L layers, B rows, S slots, T new positions, H heads, D channels of a head.
+Shapes: L layers, B rows, N rows that are picked, S slots, T new positions, H heads, D channels of a head.
 
 Rows are filled from the left. New tokens come right-padded; a padding position writes into one slot beyond the
 capacity that nobody reads, so that a row may also have nothing new at all (it has ended, its neighbours go on).
@@ -42,6 +42,7 @@ class KvCache:
     def __init__(self, rows: int, capacity: int, layers: int, heads: int, head_width: int, dtype: torch.dtype,
                  device: torch.device) -> None:
         self.capacity = capacity
+        # Zeros: a slot that a row has not filled is masked, but its value times 0 must be 0.
         self.k_LBSHD = torch.zeros(layers, rows, capacity + 1, heads, head_width, dtype=dtype, device=device)
         self.v_LBSHD = torch.zeros_like(self.k_LBSHD)
         self.lengths_B = torch.zeros(rows, dtype=torch.long, device=device)
@@ -64,3 +65,13 @@ class KvCache:
         memories = [LayerMemory(self.k_LBSHD[layer], self.v_LBSHD[layer], rows_B1, slots_BT, seen)
                     for layer in range(len(self.k_LBSHD))]
         return Extension(positions_BT, can_attend_BTS.unsqueeze(1), memories)
+
+    def of_rows(self, rows_N: Tensor) -> KvCache:
+        """Another cache with these rows, in this order; a row may come several times, for the beams of a search."""
+        layers, _, _, heads, head_width = self.k_LBSHD.shape
+        picked = KvCache(len(rows_N), self.capacity, layers, heads, head_width, self.k_LBSHD.dtype, rows_N.device)
+        picked.lengths_B = self.lengths_B[rows_N]
+        filled = int(self.lengths_B.max())
+        for old_LBSHD, new_LNSHD in ((self.k_LBSHD, picked.k_LBSHD), (self.v_LBSHD, picked.v_LBSHD)):
+            new_LNSHD[:, :, :filled] = old_LBSHD[:, :, :filled].index_select(1, rows_N)
+        return picked

@@ -1,4 +1,4 @@
-"""The loss head: the summed negative log-likelihood, without ever holding the logits of all positions.
+"""The loss heads: summed negative log-likelihoods, without ever holding the logits of all positions.
 
 Shapes: B rows, T positions, D channels, V vocabulary, N = B * T, R positions of a chunk, r of a slice of one.
 
@@ -26,13 +26,15 @@ def summed_nll(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk_r
     Matrix products are in the dtype of hidden and weight, the softmax in fp32 (fp64 for fp64), and gradients are
     saved in the same, so that a loss scale reaches them before they are rounded to 16 bits.
     """
-    device = hidden_BTD.device.type
-    under_autocast = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if under_autocast else weight_VD.dtype
-    if not under_autocast and hidden_BTD.dtype != dtype:
-        raise TypeError(f"hidden states are {hidden_BTD.dtype}, the output weight is {dtype}: cast one of them")
-    with_gradients = torch.is_grad_enabled() and (hidden_BTD.requires_grad or weight_VD.requires_grad)
-    return _SummedNll.apply(hidden_BTD, weight_VD, labels_BT, chunk_rows, dtype, with_gradients)
+    return _SummedNll.apply(hidden_BTD, weight_VD, labels_BT, chunk_rows, *_how(hidden_BTD, weight_VD))
+
+
+@torch.compiler.disable
+def summed_nll_and_spread(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor,
+                          chunk_rows: int | None = None) -> tuple[Tensor, Tensor]:
+    """Two float64 scalars over the scored positions, for label smoothing: `summed_nll`, and the sum of the mean over
+    the vocabulary of -log p. Each has its own gradient; a second matrix product of a chunk serves neither."""
+    return _NllAndSpread.apply(hidden_BTD, weight_VD, labels_BT, chunk_rows, *_how(hidden_BTD, weight_VD))
 
 
 @torch.no_grad()
@@ -81,6 +83,68 @@ class _SummedNll(torch.autograd.Function):
         return grad_hidden_ND, grad_weight_VD, None, None, None, None
 
 
+class _NllAndSpread(torch.autograd.Function):
+    """With p the softmax, the logits' gradients are p - onehot(label) and p - 1 / V.
+
+    Both hold p, whose products with weight and hidden states are the only costly ones. What is taken away from them
+    is a sum of rows, made apart and in the exact dtype.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk_rows: int | None,
+                dtype: torch.dtype, with_gradients: bool) -> tuple[Tensor, Tensor]:
+        ctx.shape, ctx.hidden_dtype, ctx.weight_dtype = hidden_BTD.shape, hidden_BTD.dtype, weight_VD.dtype
+        hidden_ND, weight_VD, labels_N = hidden_BTD.flatten(0, -2).to(dtype), weight_VD.to(dtype), labels_BT.flatten()
+        exact = _softmax_dtype(dtype)
+        scored_N1 = (labels_N != IGNORED).unsqueeze(1)
+        index_N = torch.where(scored_N1.squeeze(1), labels_N, 0)
+        by_p_ND = by_label_ND = mean_D = by_p_VD = by_label_VD = sum_D = None
+        if with_gradients and ctx.needs_input_grad[0]:
+            by_p_ND = torch.empty_like(hidden_ND, dtype=exact)
+            by_label_ND = torch.where(scored_N1, weight_VD[index_N].to(exact), 0)
+            mean_D = weight_VD.mean(0, dtype=exact)
+        if with_gradients and ctx.needs_input_grad[1]:
+            by_p_VD = torch.zeros_like(weight_VD, dtype=exact)
+            scored_ND = torch.where(scored_N1, hidden_ND, 0).to(exact)
+            by_label_VD = torch.zeros_like(by_p_VD).index_add_(0, index_N, scored_ND)
+            sum_D = scored_ND.sum(0)
+        totals = torch.zeros(2, dtype=torch.float64, device=hidden_ND.device)
+        for chunk, logits_RV in _chunks(hidden_ND, weight_VD, chunk_rows):
+            both_2R = _nll_and_spread(logits_RV, labels_N[chunk], by_p_ND is not None or by_p_VD is not None)
+            totals += both_2R.sum(1, dtype=torch.float64)
+            if by_p_ND is not None:
+                by_p_ND[chunk] = torch.where(scored_N1[chunk], logits_RV @ weight_VD, 0)
+            if by_p_VD is not None:
+                _accumulate(by_p_VD, logits_RV, torch.where(scored_N1[chunk], hidden_ND[chunk], 0))
+        ctx.unit, ctx.vocabulary = _unit(dtype), weight_VD.shape[0]
+        ctx.save_for_backward(scored_N1, by_p_ND, by_label_ND, mean_D, by_p_VD, by_label_VD, sum_D)
+        return totals[0], totals[1]
+
+    @staticmethod
+    def backward(ctx, nll_scale: Tensor, spread_scale: Tensor
+                 ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+        scored_N1, by_p_ND, by_label_ND, mean_D, by_p_VD, by_label_VD, sum_D = ctx.saved_tensors
+        both_scale = (nll_scale + spread_scale) / ctx.unit
+        grad_hidden = grad_weight = None
+        if by_p_ND is not None:
+            taken_ND = (by_label_ND * nll_scale).add_(scored_N1 * (mean_D * spread_scale))
+            grad_hidden = (by_p_ND * both_scale).sub_(taken_ND).to(ctx.hidden_dtype).view(ctx.shape)
+        if by_p_VD is not None:
+            taken_VD = (by_label_VD * nll_scale).add_(sum_D * (spread_scale / ctx.vocabulary))
+            grad_weight = (by_p_VD * both_scale).sub_(taken_VD).to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, None, None, None, None
+
+
+def _how(hidden_BTD: Tensor, weight_VD: Tensor) -> tuple[torch.dtype, bool]:
+    """The dtype of the matrix products, and whether gradients are asked for."""
+    device = hidden_BTD.device.type
+    under_autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if under_autocast else weight_VD.dtype
+    if not under_autocast and hidden_BTD.dtype != dtype:
+        raise TypeError(f"hidden states are {hidden_BTD.dtype}, the output weight is {dtype}: cast one of them")
+    return dtype, torch.is_grad_enabled() and (hidden_BTD.requires_grad or weight_VD.requires_grad)
+
+
 def _accumulate(grad_weight_VD: Tensor, grad_logits_RV: Tensor, hidden_RD: Tensor) -> None:
     if grad_weight_VD.dtype == hidden_RD.dtype:
         grad_weight_VD.addmm_(grad_logits_RV.T, hidden_RD)
@@ -111,7 +175,7 @@ def _nll(logits_RV: Tensor, labels_R: Tensor, leave_gradient: bool) -> Tensor:
     then hold numbers that mean nothing (0 in fp16).
     """
     rows = logits_RV.shape[0]
-    step = max(1, _SLICE_BYTES // (4 * logits_RV.shape[1])) if logits_RV.device.type == "cpu" else rows
+    step = _slice_rows(logits_RV)
     scored_R1 = (labels_R != IGNORED).unsqueeze(1)
     index_R1 = torch.where(scored_R1, labels_R.unsqueeze(1), 0)
     log_p_R1 = torch.empty(index_R1.shape, dtype=_softmax_dtype(logits_RV.dtype), device=logits_RV.device)
@@ -126,6 +190,35 @@ def _nll(logits_RV: Tensor, labels_R: Tensor, leave_gradient: bool) -> Tensor:
                 grad_rV.mul_(unit).masked_fill_(~scored_R1[part], 0.0)
             logits_RV[part] = grad_rV
     return torch.where(scored_R1, -log_p_R1, 0.0).squeeze(1)
+
+
+def _nll_and_spread(logits_RV: Tensor, labels_R: Tensor, leave_p: bool) -> Tensor:
+    """[2, R]: -log p(label), and the mean over the vocabulary of -log p; both 0 where ignored.
+
+    On request each row of logits is overwritten by p, times _unit; rows that are not scored as in `_nll`.
+    """
+    rows = logits_RV.shape[0]
+    step = _slice_rows(logits_RV)
+    scored_R1 = (labels_R != IGNORED).unsqueeze(1)
+    index_R1 = torch.where(scored_R1, labels_R.unsqueeze(1), 0)
+    log_p_R2 = torch.empty((rows, 2), dtype=_softmax_dtype(logits_RV.dtype), device=logits_RV.device)
+    unit = _unit(logits_RV.dtype)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        log_p_rV = torch.log_softmax(logits_RV[part], dim=-1, dtype=log_p_R2.dtype)
+        log_p_R2[part, :1] = log_p_rV.gather(1, index_R1[part])
+        log_p_R2[part, 1] = log_p_rV.mean(-1)
+        if leave_p:
+            p_rV = log_p_rV.exp_()
+            if unit != 1.0:
+                p_rV.mul_(unit).masked_fill_(~scored_R1[part], 0.0)
+            logits_RV[part] = p_rV
+    return torch.where(scored_R1, -log_p_R2, 0.0).T
+
+
+def _slice_rows(logits_RV: Tensor) -> int:
+    rows, vocabulary = logits_RV.shape
+    return max(1, _SLICE_BYTES // (4 * vocabulary)) if logits_RV.device.type == "cpu" else max(1, rows)
 
 
 def _softmax_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -1,6 +1,7 @@
-"""The decoder block and its parts: norms, the two feed-forwards, dropout on what is added to the residual stream.
+"""The blocks and their parts: norms, the two feed-forwards, dropout on what is added to the residual stream.
 
-Shapes: B rows, T positions, S positions that may be attended, C channels.
+Shapes: B rows, T positions, C channels; S positions that may be attended, where a source stands beside them those of
+the source, and U those of the row itself.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from torch import Tensor, nn
 from dstrain.nn.attention import SelfAttention
 from dstrain.nn.cache import LayerMemory
 from dstrain.nn.chance import KeyedDropout
+from dstrain.nn.cross_attention import CrossAttention, SourceKeys
 from dstrain.nn.positions import Turns
 
 NORM_EPS = 1e-5
 
 
-class DecoderBlock(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x)): of an encoder or of a language model, as the mask says."""
+
+    PARTS = ("attention", "ff")
 
     def __init__(self, kind: str, width: int, heads: int, ff: int, dropout: float) -> None:
         super().__init__()
@@ -36,8 +40,29 @@ class DecoderBlock(nn.Module):
 
     def matrices(self) -> dict[str, int]:
         """Its weight matrices by name, and how many stand in each, one below the other."""
-        return {f"{part}.{name}": count for part in ("attention", "ff")
+        return {f"{part}.{name}": count for part in self.PARTS
                 for name, count in getattr(self, part).MATRICES.items()}
+
+
+class CrossBlock(Block):
+    """The same, with x + attention to a source(norm(x)) in between: the decoder's beside an encoder."""
+
+    PARTS = ("attention", "cross_attention", "ff")
+
+    def __init__(self, kind: str, width: int, heads: int, ff: int, dropout: float) -> None:
+        super().__init__(kind, width, heads, ff, dropout)
+        self.cross_norm = norm(kind, width)
+        self.cross_attention = CrossAttention(width, heads, bias=kind == "gelu")
+        self.cross_dropout = KeyedDropout(dropout)
+
+    def forward(self, x_BTC: Tensor, can_attend_B1TU: Tensor, turns: Turns | None, source: Tensor | SourceKeys,
+                can_attend_B11S: Tensor, keys_B: Tensor | None, slots_T: Tensor | None,
+                memory: LayerMemory | None = None) -> Tensor:
+        mixed_BTC = self.attention(self.attention_norm(x_BTC), can_attend_B1TU, turns, memory)
+        x_BTC = x_BTC + self.attention_dropout(mixed_BTC, keys_B, slots_T)
+        mixed_BTC = self.cross_attention(self.cross_norm(x_BTC), source, can_attend_B11S)
+        x_BTC = x_BTC + self.cross_dropout(mixed_BTC, keys_B, slots_T)
+        return x_BTC + self.ff_dropout(self.ff(self.ff_norm(x_BTC)), keys_B, slots_T)
 
 
 def norm(kind: str, width: int) -> nn.Module:

@@ -36,10 +36,14 @@ class NextToken:
 
     def counts(self, batch: HasLabels) -> Tensor:
         """Int64 [terms] on the batch's device: how many labels are scored; needs no forward pass."""
-        return (batch.labels_BT != IGNORED).sum().unsqueeze(0)
+        return scored_labels(batch.labels_BT).unsqueeze(0)
 
     # A compiled access to a tied weight under ZeRO-3 skips DeepSpeed's hook, and finds it empty.
     @torch.compiler.disable
     def sums(self, model: nn.Module, hidden: HasHidden, labels_BT: Tensor) -> Sums:
         """Reads the output weight, so it belongs inside the wrapped module's forward (ZeRO-3)."""
         return Sums(summed_nll(hidden.hidden_BTD, model.output_weight, labels_BT).unsqueeze(0))
+
+
+def scored_labels(labels_BT: Tensor) -> Tensor:
+    return (labels_BT != IGNORED).sum()

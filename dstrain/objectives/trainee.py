@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from torch import Tensor, nn
 
-from dstrain.objectives.next_token import NextToken, Sums
+from dstrain.objectives.next_token import HasHidden, Sums
+
+
+class HasSums(Protocol):
+    def sums(self, model: nn.Module, hidden: HasHidden, labels_BT: Tensor) -> Sums: ...
 
 
 class Trainee(nn.Module):
-    def __init__(self, model: nn.Module, objective: NextToken) -> None:
+    def __init__(self, model: nn.Module, objective: HasSums) -> None:
         super().__init__()
         self.model = model
         self.objective = objective

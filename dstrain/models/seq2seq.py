@@ -1,0 +1,162 @@
+"""The encoder-decoder of translation: pre-norm blocks on both sides, and the target's embedding again as output matrix.
+
+Shapes: B rows, N rows that are picked, S positions of a source, T of a target, C channels, V target vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dstrain.config.translate import TranslateModel
+from dstrain.models.decoder_lm import Hidden, sinusoidal_positions
+from dstrain.nn.cache import KvCache
+from dstrain.nn.chance import KeyedDropout, name_sites
+from dstrain.nn.cross_attention import SourceMemory
+from dstrain.nn.init import initial_weight
+from dstrain.nn.layers import Block, CrossBlock, norm
+from dstrain.nn.masks import can_attend_earlier_B1TT, can_attend_source_B11S
+from dstrain.nn.positions import Turns, rotary_turns
+
+_STD = 0.02
+
+
+class Seq2Seq(nn.Module):
+    def __init__(self, model: TranslateModel, source_vocab: int, target_vocab: int, shared: bool, length: int) -> None:
+        """`shared`: source and target have one vocabulary, and one embedding."""
+        super().__init__()
+        if shared and source_vocab != target_vocab:
+            raise ValueError(f"a shared vocabulary has one size, not {source_vocab} and {target_vocab}")
+        self.settings, self.length = model, length
+        sizes = model.block, model.width, model.heads, model.ff, model.dropout
+        learned = model.positions == "learned"
+        self.embed = nn.Embedding(target_vocab, model.width)
+        self.source_embed = None if shared else nn.Embedding(source_vocab, model.width)
+        self.embed_positions = nn.Embedding(length, model.width) if learned else None
+        self.source_embed_positions = nn.Embedding(length, model.width) if learned else None
+        self.embed_dropout = KeyedDropout(model.dropout)
+        self.source_embed_dropout = KeyedDropout(model.dropout)
+        self.encoder = nn.ModuleList(Block(*sizes) for _ in range(model.encoder_layers))
+        self.encoder_norm = norm(model.block, model.width)
+        self.decoder = nn.ModuleList(CrossBlock(*sizes) for _ in range(model.decoder_layers))
+        self.decoder_norm = norm(model.block, model.width)
+        name_sites(self)
+
+    def forward(self, *, source_BS: Tensor, source_lengths_B: Tensor, ids_BT: Tensor, lengths_B: Tensor,
+                keys_B: Tensor | None) -> Hidden:
+        """`keys_B` (row_keys) decides dropout; it may be None in eval mode, and where dropout is 0."""
+        source_BSC, can_attend_B11S = self._encoded(source_BS, source_lengths_B, keys_B)
+        self._check_length("target", ids_BT)
+        positions_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        can_attend_B1TT = can_attend_earlier_B1TT(lengths_B, ids_BT.shape[1])
+        x_BTC = self.embed_dropout(self._embedded(ids_BT, positions_T[None]), keys_B, positions_T)
+        turns = self._turns(positions_T[None])
+        for block in self.decoder:
+            x_BTC = self._run(block, x_BTC, can_attend_B1TT, turns, source_BSC, can_attend_B11S, keys_B, positions_T)
+        return Hidden(self.decoder_norm(x_BTC))
+
+    @property
+    def output_weight(self) -> Tensor:
+        """[V, C], tied to the target's embedding. Under ZeRO-3 it is whole only inside the wrapped module's forward."""
+        return self.embed.weight
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., V] in fp32 (fp64 in a double model), for generation; training uses nn/heads.py."""
+        logits = F.linear(hidden, self.output_weight)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    @torch.no_grad()
+    def encode(self, source_BS: Tensor, source_lengths_B: Tensor) -> SourceMemory:
+        """What `extend` needs of the sources, without gradients: every decoder layer's keys and values of them."""
+        source_BSC, can_attend_B11S = self._encoded(source_BS, source_lengths_B, None)
+        return SourceMemory([block.cross_attention.keys(source_BSC) for block in self.decoder], can_attend_B11S)
+
+    def new_cache(self, rows: int, capacity: int | None = None) -> KvCache:
+        """Room for `capacity` target tokens a row, by default the model's length, which is also the most."""
+        capacity = self.length if capacity is None else capacity
+        if capacity > self.length:
+            raise ValueError(f"a cache of {capacity} tokens goes beyond this model's length {self.length}")
+        layers, heads, width = self.settings.decoder_layers, self.settings.heads, self.settings.width
+        return KvCache(rows, capacity, layers, heads, width // heads, self.output_weight.dtype,
+                       self.output_weight.device)
+
+    @torch.no_grad()
+    def extend(self, ids_BT: Tensor, lengths_B: Tensor, cache: KvCache, memory: SourceMemory) -> Tensor:
+        """Hidden states [B, T, C] of new tokens that continue the cached targets, without gradients.
+
+        `ids_BT` is right-padded: row b has `lengths_B[b]` new tokens (0: none); what follows them means nothing.
+        """
+        extension = cache.extend(ids_BT.shape[1], lengths_B)
+        x_BTC = self.embed_dropout(self._embedded(ids_BT, extension.positions_BT), None, None)
+        turns = self._turns(extension.positions_BT)
+        for block, source, own in zip(self.decoder, memory.layers, extension.memories, strict=True):
+            x_BTC = block(x_BTC, extension.can_attend_B1TS, turns, source, memory.can_attend_B11S, None, None, own)
+        return self.decoder_norm(x_BTC)
+
+    def initial(self, name: str, shape: Sequence[int], seed: int) -> Tensor:
+        """A parameter's first value, fp32 on the CPU, from its qualified name within this model."""
+        module_name, kind = name.rsplit(".", 1)
+        if kind == "bias":
+            return torch.zeros(tuple(shape))
+        if module_name.endswith("norm"):
+            return torch.ones(tuple(shape))
+        if module_name.endswith(("attention.out", "ff.down")):
+            # So many such outputs add up in a residual stream: this keeps their sum at the size of one.
+            outputs = sum(len(block.PARTS) for block in getattr(self, module_name.split(".")[0]))
+            return initial_weight(name, shape, _STD / outputs ** 0.5, seed)
+        return initial_weight(name, shape, _STD, seed)
+
+    def no_decay(self, name: str) -> bool:
+        """Norms and biases are never decayed."""
+        module_name, kind = name.rsplit(".", 1)
+        return kind == "bias" or module_name.endswith("norm")
+
+    def hidden_matrices(self) -> dict[str, int]:
+        """The matrices inside the blocks, which Muon may update: parameter names, and how many matrices stand in each,
+        one below the other (query, key and value are one parameter)."""
+        return {f"{side}.{number}.{name}": count for side in ("encoder", "decoder")
+                for number, block in enumerate(getattr(self, side)) for name, count in block.matrices().items()}
+
+    def _encoded(self, source_BS: Tensor, lengths_B: Tensor, keys_B: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The encoder's output [B, S, C], and which of it may be attended."""
+        self._check_length("source", source_BS)
+        positions_S = torch.arange(source_BS.shape[1], device=source_BS.device)
+        can_attend_B11S = can_attend_source_B11S(lengths_B, source_BS.shape[1])
+        x_BSC = self.source_embed_dropout(self._embedded_source(source_BS, positions_S[None]), keys_B, positions_S)
+        turns = self._turns(positions_S[None])
+        for block in self.encoder:
+            x_BSC = self._run(block, x_BSC, can_attend_B11S, turns, keys_B, positions_S)
+        return self.encoder_norm(x_BSC), can_attend_B11S
+
+    def _run(self, block: nn.Module, x_BTC: Tensor, *others: Tensor | Turns | None) -> Tensor:
+        if self.settings.checkpoint_activations and torch.is_grad_enabled():
+            # Dropout is keyed, so the recomputation repeats it without any generator's state.
+            return checkpoint(block, x_BTC, *others, use_reentrant=False, preserve_rng_state=False)
+        return block(x_BTC, *others)
+
+    def _embedded(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
+        return self._placed(self.embed(ids_BT), positions_BT, self.embed_positions)
+
+    def _embedded_source(self, source_BS: Tensor, positions_BS: Tensor) -> Tensor:
+        embed = self.embed if self.source_embed is None else self.source_embed
+        return self._placed(embed(source_BS), positions_BS, self.source_embed_positions)
+
+    def _placed(self, x_BTC: Tensor, positions_BT: Tensor, learned: nn.Embedding | None) -> Tensor:
+        if learned is not None:
+            return x_BTC + learned(positions_BT)
+        if self.settings.positions == "sinusoidal":
+            return x_BTC + sinusoidal_positions(positions_BT, self.settings.width, x_BTC.dtype)
+        return x_BTC
+
+    def _turns(self, positions_BT: Tensor) -> Turns | None:
+        if self.settings.positions != "rotary":
+            return None
+        return rotary_turns(positions_BT, self.settings.width // self.settings.heads, self.output_weight.dtype)
+
+    def _check_length(self, side: str, ids_BT: Tensor) -> None:
+        if ids_BT.shape[1] > self.length:
+            raise ValueError(f"a {side} of {ids_BT.shape[1]} tokens does not fit this model's length {self.length}")

@@ -1,0 +1,60 @@
+"""Attention of a target's positions to its source: queries from the decoder, keys and values from the encoder's output.
+
+Shapes: B rows, N rows that are picked, T positions of the target, S of the source, C channels, H heads, D channels of
+a head.
+
+Key and value are one projection of [2C, C], rows in that order. Positions play no part here: the encoder's output
+knows them already.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SourceKeys(NamedTuple):
+    """One layer's keys and values of a source."""
+
+    k_BSHD: Tensor
+    v_BSHD: Tensor
+
+
+class SourceMemory(NamedTuple):
+    """All that a decoder needs of its sources, computed once for as many calls as it takes to write the targets."""
+
+    layers: list[SourceKeys]
+    can_attend_B11S: Tensor
+
+    def of_rows(self, rows_N: Tensor) -> SourceMemory:
+        """The same of these rows, in this order; a row may come several times, for the beams of a search."""
+        layers = [SourceKeys(*(tensor.index_select(0, rows_N) for tensor in layer)) for layer in self.layers]
+        return SourceMemory(layers, self.can_attend_B11S.index_select(0, rows_N))
+
+
+class CrossAttention(nn.Module):
+    MATRICES = {"q.weight": 1, "kv.weight": 2, "out.weight": 1}
+
+    def __init__(self, width: int, heads: int, bias: bool) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}: change one")
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=bias)
+        self.kv = nn.Linear(width, 2 * width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
+
+    def forward(self, x_BTC: Tensor, source: Tensor | SourceKeys, can_attend_B11S: Tensor) -> Tensor:
+        """`source`: the encoder's output [B, S, C], or what `keys` made of it."""
+        rows, length, width = x_BTC.shape
+        q_BTHD = self.q(x_BTC).view(rows, length, self.heads, width // self.heads)
+        k_BSHD, v_BSHD = source if isinstance(source, SourceKeys) else self.keys(source)
+        mixed_BHTD = F.scaled_dot_product_attention(q_BTHD.transpose(1, 2), k_BSHD.transpose(1, 2),
+                                                    v_BSHD.transpose(1, 2), attn_mask=can_attend_B11S)
+        return self.out(mixed_BHTD.transpose(1, 2).reshape(rows, length, width))
+
+    def keys(self, source_BSC: Tensor) -> SourceKeys:
+        rows, length, width = source_BSC.shape
+        return SourceKeys(*self.kv(source_BSC).view(rows, length, 2, self.heads, width // self.heads).unbind(2))
