@@ -6,26 +6,16 @@ import json
 from pathlib import Path
 
 from dstrain.config.errors import UserError
+from dstrain.config.prepared_form import MAGIC, TAIL_BYTES, description_of_folder
 from dstrain.config.same_source import difference_in_words
 from dstrain.config.schema import Recipe
-
-END = b"DSTRAIN1"
-_TAIL_BYTES = 32 + 8 + len(END)
-"""behind a shard's description: its SHA-256, its length, END"""
 
 
 def prepared_there(recipe: Recipe) -> Path:
     """The folder; a UserError that names what is missing."""
     folder = Path(recipe.data.prepared)
     again = f"run dstrain prepare RECIPE --out {folder} again, which goes on from there"
-    try:
-        sources = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))["sources"]
-    except FileNotFoundError:
-        raise UserError(f"data.prepared: {folder} is no prepared folder (it has no prepared.json); write one with "
-                        f"dstrain prepare RECIPE --out {folder}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'prepared.json'}: cannot be read ({type(error).__name__}: {error}); remove "
-                        f"{folder} and prepare it again") from None
+    sources = description_of_folder(folder)["sources"]
     _check_tokenizer(folder / "tokenizer" / "tokenizer.json", recipe.tokenizer, again)
     for split in ("train", "valid"):
         for number, source in enumerate(getattr(recipe.data, split)):
@@ -59,12 +49,12 @@ def _is_last(shard: Path, again: str) -> bool:
     try:
         with open(shard, "rb") as file:
             size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL_BYTES))
+            file.seek(max(0, size - TAIL_BYTES))
             tail = file.read()
             length = int.from_bytes(tail[32:40], "little")
-            if not tail.endswith(END) or length + _TAIL_BYTES > size:
+            if not tail.endswith(MAGIC) or length + TAIL_BYTES > size:
                 raise ValueError("its end is missing")
-            file.seek(size - _TAIL_BYTES - length)
+            file.seek(size - TAIL_BYTES - length)
             return bool(json.loads(file.read(length))["last"])
     except FileNotFoundError:
         raise UserError(f"data.prepared: {shard} is missing: the source is not prepared to its end; {again}") from None

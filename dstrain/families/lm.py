@@ -87,5 +87,6 @@ LM = Family(
     pinned=_pinned, open_tokenizer=run_tokenizer, build_trainee=_trainee, build_objective=_objective,
     initial_weight=lambda model, name, shape, seed: model.initial(name, shape, seed),
     train_feed=TrainFeed, merge_places=merge_places, valid_batches=valid_batches, filler_batch=_filler,
-    text_bytes=text_bytes, flops_a_target=_flops, row_texts=_row_texts, data_in_words=_data_in_words, step_in_words=_step_in_words,
+    text_bytes=text_bytes, flops_a_target=_flops,
+    row_texts=_row_texts, data_in_words=_data_in_words, step_in_words=_step_in_words,
     sample=_samples, generated_scores=None, shrink=_shrunk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -159,3 +160,26 @@ def test_a_source_that_was_not_prepared_is_refused(load, prepared):
     with pytest.raises(UserError, match="data.train.1: shards was prepared without it"):
         needs_of(load("data.prepared=shards", "data.train=[{path: corpus.txt, documents: lines}, {path: valid.txt}]"),
                  False, {}, libraries())
+
+
+def test_shards_of_another_form_are_refused_before_the_queue_as_training_refuses_them(load, prepared):
+    description = json.loads((prepared / "prepared.json").read_text())
+    (prepared / "prepared.json").write_text(json.dumps(description | {"form": 99}))
+    with pytest.raises(UserError, match="prepared.json: has form 99, this dstrain knows form 1"):
+        needs_of(load("data.prepared=shards"), False, {}, libraries())
+
+
+def test_both_sides_of_parallel_text_must_be_where_the_nodes_see_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/train.en", "b/train.de"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / "pairs.yaml").write_text(
+        "family: translate\nmodel: {preset: tiny}\ntokenizer: {source: bytes, target: bpe:300}\n"
+        "data: {languages: [en, de], train: [{source_path: a/train.en, target_path: b/train.de}]}\n"
+        "batch: {tokens: 400, micro_tokens: 400, length: 50}\nrun: {name: p, steps: 2}\n")
+    found = needs_of(load_recipe("pairs.yaml"), False, {}, libraries(network=False))
+    assert where(found) == [("data.train.0", Path("a"), False), ("data.train.0", Path("b"), False)]
+    (tmp_path / "b/train.de").unlink()
+    with pytest.raises(UserError, match="data.train.0.target_path: 'b/train.de' matches no file"):
+        needs_of(load_recipe("pairs.yaml"), False, {}, libraries())

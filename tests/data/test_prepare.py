@@ -13,10 +13,11 @@ import pytest
 from data_help import BYTES, global_steps, recipe_of, steps_of, write_jsonl
 
 from dstrain.config.errors import UserError
+from dstrain.config.prepared_form import DESCRIPTION
 from dstrain.config.schema import Source
 from dstrain.data.preparing import prepare as prepare_module
 from dstrain.data.preparing.prepare import prepare
-from dstrain.data.preparing.prepared import DESCRIPTION, PreparedFolder, as_prepared, corpora_of, shard_path
+from dstrain.data.preparing.prepared import PreparedFolder, as_prepared, corpora_of, shard_path
 from dstrain.data.preparing.shard_writer import UNFINISHED
 from dstrain.data.validation import valid_batches
 

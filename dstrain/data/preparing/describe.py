@@ -13,10 +13,11 @@ from typing import Any
 
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
+from dstrain.config.prepared_form import DESCRIPTION, FORM
 from dstrain.config.same_source import difference_in_words
 from dstrain.config.schema import Recipe, Source
 from dstrain.data.reading.hub import pinned
-from dstrain.data.preparing.prepared import DESCRIPTION, FORM, TOKENIZER, PreparedFolder, as_prepared
+from dstrain.data.preparing.prepared import TOKENIZER, PreparedFolder, as_prepared
 from dstrain.data.tokenizers.run_tokenizer import LEARNED, run_tokenizer
 from dstrain.data.preparing.same import description_of, digest_of
 from dstrain.data.preparing.shard_writer import UNFINISHED, publish

@@ -15,15 +15,14 @@ from functools import cached_property
 from pathlib import Path
 
 from dstrain.config.errors import UserError
+from dstrain.config.prepared_form import description_of_folder
 from dstrain.config.schema import Recipe, Source
 from dstrain.data.preparing.same import check_source, digest_of
 from dstrain.data.preparing.shards import DamagedShard, Kept, Shard
 from dstrain.data.reading.sources import Corpus
 from dstrain.data.tokenizers.tokenizer import Tokenizer
 
-DESCRIPTION = "prepared.json"
 TOKENIZER = "tokenizer"
-FORM = 1
 
 
 def corpora_of(recipe: Recipe, split: str, tokenizer: Tokenizer) -> list[Corpus | PreparedCorpus]:
@@ -60,18 +59,8 @@ class PreparedFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        try:
-            description = json.loads((self.path / DESCRIPTION).read_text(encoding="utf-8"))
-            form, self.sources, self.tokenizer = (description[name] for name in ("form", "sources", "tokenizer"))
-        except FileNotFoundError:
-            raise UserError(f"data.prepared: {self.path} is no prepared folder (it has no {DESCRIPTION}); write one "
-                            f"with dstrain prepare RECIPE --out {self.path}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.path / DESCRIPTION}: cannot be read ({type(error).__name__}: {error}); remove "
-                            f"{self.path} and prepare it again") from error
-        if form != FORM:
-            raise UserError(f"{self.path / DESCRIPTION}: has form {form!r}, this dstrain knows form {FORM}; "
-                            f"remove {self.path} and prepare it again")
+        description = description_of_folder(self.path)
+        self.sources, self.tokenizer = description["sources"], description["tokenizer"]
 
     def corpus(self, source: Source, number: int, split: str) -> PreparedCorpus:
         place = f"data.{split}.{number}"
@@ -96,11 +85,14 @@ class PreparedFolder:
 class PreparedCorpus:
     """One source as its shards hold it: the same documents, numbers and words, and the fingerprint of its text."""
 
+    shortens_skips = ""
+
     def __init__(self, folder: PreparedFolder, place: str, number: int):
         kept = folder.sources[place]
         self.number, self.place, self.fingerprint = number, place, kept["fingerprint"]
         source = kept["source"]
         self.name = f"{place} ({source['path'] or source['hub'] or source['embedded']}, prepared in {folder.path})"
+        self.what_to_correct = f"{place}.text_field"
         self.file_count: int = kept["file_count"]
         self._folder = folder.path / place
 

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from dstrain.data.preparing.shards import COLUMNS, INDEX_BYTES, MAGIC, Shard, padded
+from dstrain.config.prepared_form import MAGIC
+from dstrain.data.preparing.shards import COLUMNS, INDEX_BYTES, Shard, padded
 
 UNFINISHED = ".unfinished"
 

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-MAGIC = b"DSTRAIN1"
-_TAIL_BYTES = 32 + 8 + len(MAGIC)
+from dstrain.config.prepared_form import MAGIC, TAIL_BYTES
+
 _ALIGNED = 8
 _READ_BYTES = 1 << 22
 _NUMBERED_AT_ONCE = 8192
@@ -65,19 +65,19 @@ class Shard:
         """Reads the description, and checks it and the file's size: cheap, and enough against a torn file."""
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - _TAIL_BYTES))
-            tail = file.read(_TAIL_BYTES)
-            if len(tail) < _TAIL_BYTES or not tail.endswith(MAGIC):
+            file.seek(max(0, size - TAIL_BYTES))
+            tail = file.read(TAIL_BYTES)
+            if len(tail) < TAIL_BYTES or not tail.endswith(MAGIC):
                 raise DamagedShard("its end is missing")
             length = int.from_bytes(tail[32:40], "little")
-            file.seek(max(0, size - _TAIL_BYTES - length))
+            file.seek(max(0, size - TAIL_BYTES - length))
             text = file.read(length)
         if hashlib.sha256(text).digest() != tail[:32]:
             raise DamagedShard("its description is damaged")
         fields = json.loads(text)
         fields["malformed"] = {row: (where, reason) for row, where, reason in fields["malformed"]}
         shard = Shard(path=path, **fields | {name: tuple(fields[name]) for name in ("first", "next")})
-        if size != shard._index_start + INDEX_BYTES * shard.rows + length + _TAIL_BYTES:
+        if size != shard._index_start + INDEX_BYTES * shard.rows + length + TAIL_BYTES:
             raise DamagedShard(f"it has {size} bytes, not what {shard.tokens} tokens in {shard.rows} documents take")
         return shard
 
