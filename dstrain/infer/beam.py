@@ -45,6 +45,7 @@ class EncoderDecoder(Protocol):
     def new_cache(self, rows: int, capacity: int) -> Any: ...
 
     def extend(self, ids_BT: Tensor, lengths_B: Tensor, cache: Any, memory: Any) -> Tensor: ...
+    """a source in `memory` may serve several rows: as many for each, standing one after another"""
 
     def logits(self, hidden: Tensor) -> Tensor: ...
 
@@ -107,12 +108,10 @@ def search(model: EncoderDecoder, sources: Sequence[list[int]], limits: Sequence
             stay_L = (~done_L).nonzero().squeeze(1)
             if not len(stay_L):
                 break
-            lines, rows_LW = lines.of(stay_L), rows_LW[stay_L]
+            lines, rows_LW, memory = lines.of(stay_L), rows_LW[stay_L], memory.of_rows(stay_L)
         tokens_R, rows_R = lines.ids_LWT[:, :, length - 1].flatten(), rows_LW.flatten()
         if some_leave or how.beam > 1:
-            cache = cache.of_rows(rows_R)
-        if some_leave or (how.beam > 1 and length == 1):    # from then on all rows of a line have the same source
-            memory = memory.of_rows(rows_R)
+            cache.pick(rows_R)
     return found
 
 
@@ -214,7 +213,7 @@ class _Lines:
         self.ties_L = self.ties_L + (matters_L & (difference_L <= self.slack()))
 
     def done(self, length: int, how: Searching) -> Tensor:
-        """[L]: which lines end after `length` tokens. Counts where that, or the choice at the end, hangs on rounding."""
+        """[L]: which lines end after `length` tokens. Counts where that, or the last choice, hangs on rounding."""
         lead_L = self.best_L - self.sums_LW[:, 0] / how.divisor(self.limits_L.double())
         at_limit_L, has_all_L, has_any_L = self.limits_L == length, self.finished_L >= how.beam, self.finished_L > 0
         done_L = at_limit_L | has_all_L | (has_any_L & (lead_L >= 0.0))

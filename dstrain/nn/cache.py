@@ -66,12 +66,18 @@ class KvCache:
                     for layer in range(len(self.k_LBSHD))]
         return Extension(positions_BT, can_attend_BTS.unsqueeze(1), memories)
 
-    def of_rows(self, rows_N: Tensor) -> KvCache:
-        """Another cache with these rows, in this order; a row may come several times, for the beams of a search."""
-        layers, _, _, heads, head_width = self.k_LBSHD.shape
-        picked = KvCache(len(rows_N), self.capacity, layers, heads, head_width, self.k_LBSHD.dtype, rows_N.device)
-        picked.lengths_B = self.lengths_B[rows_N]
-        filled = int(self.lengths_B.max())
-        for old_LBSHD, new_LNSHD in ((self.k_LBSHD, picked.k_LBSHD), (self.v_LBSHD, picked.v_LBSHD)):
-            new_LNSHD[:, :, :filled] = old_LBSHD[:, :, :filled].index_select(1, rows_N)
-        return picked
+    def pick(self, rows_N: Tensor) -> None:
+        """From now on it has these of its rows, in this order; a row may come several times, for a search's beams.
+
+        In the memory that is there, where it is enough: a search picks at every step.
+        """
+        filled, rows = int(self.lengths_B.max()), self.k_LBSHD.shape[1]
+        picked = [tensor_LBSHD[:, :, :filled].index_select(1, rows_N) for tensor_LBSHD in (self.k_LBSHD, self.v_LBSHD)]
+        if len(rows_N) > rows:
+            shape = self.k_LBSHD.shape
+            self.k_LBSHD = self.k_LBSHD.new_zeros(shape[0], len(rows_N), *shape[2:])
+            self.v_LBSHD = torch.zeros_like(self.k_LBSHD)
+        self.k_LBSHD, self.v_LBSHD = self.k_LBSHD[:, :len(rows_N)], self.v_LBSHD[:, :len(rows_N)]
+        for tensor_LBSHD, picked_LNSHD in zip((self.k_LBSHD, self.v_LBSHD), picked, strict=True):
+            tensor_LBSHD[:, :, :filled] = picked_LNSHD
+        self.lengths_B = self.lengths_B[rows_N]

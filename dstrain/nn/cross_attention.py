@@ -23,13 +23,16 @@ class SourceKeys(NamedTuple):
 
 
 class SourceMemory(NamedTuple):
-    """All that a decoder needs of its sources, computed once for as many calls as it takes to write the targets."""
+    """All that a decoder needs of its sources, computed once for as many calls as it takes to write the targets.
+
+    Each source may serve several rows, the beams of a search: as many for each, standing one after another.
+    """
 
     layers: list[SourceKeys]
     can_attend_B11S: Tensor
 
     def of_rows(self, rows_N: Tensor) -> SourceMemory:
-        """The same of these rows, in this order; a row may come several times, for the beams of a search."""
+        """The same of these rows, in this order."""
         layers = [SourceKeys(*(tensor.index_select(0, rows_N) for tensor in layer)) for layer in self.layers]
         return SourceMemory(layers, self.can_attend_B11S.index_select(0, rows_N))
 
@@ -48,9 +51,10 @@ class CrossAttention(nn.Module):
 
     def forward(self, x_BTC: Tensor, source: Tensor | SourceKeys, can_attend_B11S: Tensor) -> Tensor:
         """`source`: the encoder's output [B, S, C], or what `keys` made of it."""
-        rows, length, width = x_BTC.shape
-        q_BTHD = self.q(x_BTC).view(rows, length, self.heads, width // self.heads)
         k_BSHD, v_BSHD = source if isinstance(source, SourceKeys) else self.keys(source)
+        rows, length, width = x_BTC.shape
+        # Rows that share a source stand one after another: to it they are more positions of one row.
+        q_BTHD = self.q(x_BTC).view(len(k_BSHD), rows // len(k_BSHD) * length, self.heads, width // self.heads)
         mixed_BHTD = F.scaled_dot_product_attention(q_BTHD.transpose(1, 2), k_BSHD.transpose(1, 2),
                                                     v_BSHD.transpose(1, 2), attn_mask=can_attend_B11S)
         return self.out(mixed_BHTD.transpose(1, 2).reshape(rows, length, width))

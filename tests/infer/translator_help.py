@@ -24,8 +24,8 @@ class Memory(NamedTuple):
 class Cache:
     kept_BTC: Tensor
 
-    def of_rows(self, rows_N: Tensor) -> Cache:
-        return Cache(self.kept_BTC[rows_N])
+    def pick(self, rows_N: Tensor) -> None:
+        self.kept_BTC = self.kept_BTC[rows_N]
 
 
 class Small(nn.Module):
@@ -62,6 +62,8 @@ class Small(nn.Module):
         assert old + new <= self.length and bool((lengths_B == new).all())
         x_BTC = self.target_VC[ids_BT] + self.places_TC[old:old + new]
         cache.kept_BTC = torch.cat([cache.kept_BTC, x_BTC], dim=1)
+        beams = len(ids_BT) // len(memory.kept_BSC)
+        memory = memory.of_rows(torch.arange(len(memory.kept_BSC)).repeat_interleave(beams))
         seen_TS = torch.ones(new, old + new, dtype=torch.bool).tril(old)
         both_BTC = torch.cat([x_BTC, self._looked(x_BTC, cache.kept_BTC, seen_TS),
                               self._looked(x_BTC @ self.look_CC, memory.kept_BSC, memory.can_attend_BS[:, None])], 2)

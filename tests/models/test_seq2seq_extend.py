@@ -41,7 +41,8 @@ def test_rows_that_are_reordered_repeated_and_left_out_go_on_as_themselves(setti
     model.extend(inputs["ids_BT"][:, :4], done, cache, memory)
     for picked in ([2, 0, 0, 1, 2], [3, 0, 1], [2, 2, 0, 1], [1, 2]):
         rows, picked_N = [rows[place] for place in picked], torch.tensor(picked)
-        cache, memory, done = cache.of_rows(picked_N), memory.of_rows(picked_N), done[picked_N]
+        cache.pick(picked_N)
+        memory, done = memory.of_rows(picked_N), done[picked_N]
         assert cache.lengths_B.tolist() == done.tolist()
         ids_N1 = inputs["ids_BT"][rows, done].unsqueeze(1)
         hidden_N1D = model.extend(ids_N1, torch.ones_like(done), cache, memory)
@@ -49,14 +50,16 @@ def test_rows_that_are_reordered_repeated_and_left_out_go_on_as_themselves(setti
         done = done + 1
 
 
-def test_a_cache_of_picked_rows_is_another_one():
-    model, inputs = small_seq2seq().eval(), pairs(SOURCES, TARGETS)
-    memory, cache = memory_of(model, inputs), model.new_cache(3, 11)
-    model.extend(inputs["ids_BT"][:, :3], torch.full((3,), 3), cache, memory)
-    again = cache.of_rows(torch.arange(3))
-    first = model.extend(inputs["ids_BT"][:, 3:5], torch.full((3,), 2), again, memory)
-    second = model.extend(inputs["ids_BT"][:, 3:5], torch.full((3,), 2), cache, memory)
-    assert torch.equal(first, second) and cache.lengths_B.tolist() == [5, 5, 5] == again.lengths_B.tolist()
+@pytest.mark.parametrize("settings", VARIANTS, ids=str)
+def test_rows_one_after_another_may_share_their_source(settings: dict):
+    model, inputs = small_seq2seq(**settings).eval(), pairs(SOURCES, TARGETS)
+    twice_N = torch.tensor([0, 0, 1, 1, 2, 2])
+    memory, results = memory_of(model, inputs), []
+    for sources in (memory, memory.of_rows(twice_N)):
+        cache, ids_BT = model.new_cache(6, 11), inputs["ids_BT"].flatten()[:18].view(6, 3)
+        first = model.extend(ids_BT, torch.full((6,), 3), cache, sources)
+        results.append(torch.cat([first, model.extend(ids_BT[:, :1], torch.ones(6).long(), cache, sources)], dim=1))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-12)
 
 
 def test_what_padding_holds_changes_no_bit_and_a_row_alone_is_the_same():
