@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -15,6 +16,7 @@ from dstrain.data.collate import UNSCORED, Batch, Row, filler_batch, hash_of_row
 from dstrain.data.hashing import wrap_int64
 from dstrain.data.lanes import Lane, Stream
 from dstrain.data.reading.malformed import MalformedLines, Warn, to_stderr
+from dstrain.data.parsed import parsed
 from dstrain.data.place import check_place, merge_places, place_after
 from dstrain.data.prefetch import Prefetched
 from dstrain.data.preparing.prepared import PreparedCorpus, corpora_of
@@ -93,7 +95,8 @@ def _steps(recipe: Recipe, tokenizer: Tokenizer, corpora: list[Corpus | Prepared
     readers = []
     for corpus in corpora:
         malformed = MalformedLines(corpus, recipe.data.bad_share, lane_count, warn)
-        readers.append(Reader(corpus, tokenizer, recipe.run.seed, lane_count, malformed, stop, workers, say))
+        parse = partial(parsed, corpus, tokenizer)
+        readers.append(Reader(corpus, parse, recipe.run.seed, lane_count, malformed, stop, workers, say))
     try:
         lanes = {number: _lane(recipe, number, readers, place) for number in own_lanes}
         row_numbers = rows_of_rank(recipe, rank, shape.world)

@@ -10,7 +10,7 @@ import hashlib
 import numpy as np
 
 # What a hash is for, as its first number: two uses with equal numbers behind it are independent all the same.
-LANES, FILES, BLOCKS, MIXING = 1, 2, 3, 4
+LANES, FILES, BLOCKS, MIXING, WINDOWS, NUMBERS = 1, 2, 3, 4, 5, 6
 
 _MASK = (1 << 64) - 1
 
@@ -27,6 +27,15 @@ def permutation(size: int, *key: int) -> list[int]:
     """The numbers 0 .. size-1 in an order that the key alone decides."""
     state = mix(*key)
     return sorted(range(size), key=lambda number: _scramble(state ^ number))  # a bijection: there are no ties
+
+
+def order_of(numbers: np.ndarray, *key: int) -> np.ndarray:
+    """The places of these different numbers in an order that the key alone decides: of 0 .. size-1, `permutation`."""
+    with np.errstate(over="ignore"):  # 64 bits, as below
+        state = (numbers.astype(np.uint64) ^ np.uint64(mix(*key))) + np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(state ^ (state >> np.uint64(31)))
 
 
 def row_hash(number: int, ids: np.ndarray, labels: np.ndarray, segments: np.ndarray) -> int:

@@ -6,13 +6,16 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 from dstrain.data.reading.malformed import Warn
 from dstrain.data.parsed import Content
 from dstrain.data.preparing.prepared import PreparedCorpus
 from dstrain.data.shares import lane_of
+from dstrain.data.reading.pair_sources import PairCorpus
 from dstrain.data.reading.sources import Corpus
+
+AnyCorpus = Union[Corpus, PreparedCorpus, PairCorpus]
 
 _LOOK_AT_STOP_EVERY = 256
 _LONG_SKIP_S = 2.0
@@ -40,14 +43,14 @@ class Raw:
     content: Content
 
 
-def documents_for(corpus: Corpus | PreparedCorpus, order: Sequence[int], firsts: dict[int, Place], lane_count: int,
+def documents_for(corpus: AnyCorpus, order: Sequence[int], firsts: dict[int, Place], lane_count: int,
                   stop: Event, say: Warn | None = None) -> Generator[Raw, None, int | None]:
     """In the order of the files, for the lanes in `firsts`, each from its first place on.
 
     Returns the number of documents of all lanes, or None when it began behind the first one.
     """
     start = min(firsts.values())
-    skip = _Skip(corpus.place, say if start > (0, 0) else None)
+    skip = _Skip(corpus, say if start > (0, 0) else None)
     passed = 0
     for position in range(start.file, len(order)):
         file = order[position]
@@ -65,14 +68,14 @@ def documents_for(corpus: Corpus | PreparedCorpus, order: Sequence[int], firsts:
 class _Skip:
     """Says how long a stream took to come to its place, if that was long."""
 
-    def __init__(self, place: str, say: Warn | None):
-        self._place, self._say, self._began = place, say, time.monotonic()
+    def __init__(self, corpus: AnyCorpus, say: Warn | None):
+        self._corpus, self._say, self._began = corpus, say, time.monotonic()
 
     def ends(self, passed: int) -> None:
         if self._say is None:
             return
         took_s = time.monotonic() - self._began
         if took_s > _LONG_SKIP_S:
-            self._say(f"{self._place}: skipped {passed:,} documents in {took_s:.1f} s; `dstrain prepare` makes this "
-                      f"instant")
+            self._say(f"{self._corpus.place}: skipped {passed:,} documents in {took_s:.1f} s"
+                      f"{self._corpus.shortens_skips}")
         self._say = None

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from typing import NamedTuple, Protocol, Union
 
 import numpy as np
 
 from dstrain.data.preparing.shards import Kept
+from dstrain.data.reading.pair_text import Line, RawPair, TwoSides
 from dstrain.data.reading.text import Malformed, Raw, Text
 from dstrain.data.tokenizers.tokenizer import Tokenizer
 
-Content = Union[Raw, Kept]
+Content = Union[Raw, Kept, RawPair]
 """what a corpus gives for a document: text still to be parsed, or the place in a shard where its tokens stand"""
 
 NO_TARGETS = np.empty(0, dtype=np.int32)
+
+
+class Found(Protocol):
+    """What a document or a pair of sentences is parsed to."""
+
+    targets: np.ndarray
+    words: int
+    malformed: str | None
 
 
 class Parsed(NamedTuple):
@@ -39,6 +48,8 @@ def size_of(content: Content) -> int:
     """Roughly the bytes of text that are still to be parsed."""
     if isinstance(content, (bytes, str)):
         return len(content)
+    if isinstance(content, (TwoSides, Line)):
+        return content.size()
     return len(content.text) + content.cut_line_ends if isinstance(content, Text) else 0
 
 

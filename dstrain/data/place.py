@@ -6,17 +6,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
 from dstrain.data.lanes import Lane, Stream
+from dstrain.data.one_pass import AnyCorpus
 from dstrain.data.preparing.prepared import PreparedCorpus
 from dstrain.data.reading.sources import Corpus
 
 LARGEST = 2**53
 """no document, token or step has such a number"""
+CHANGED = "Restore it, or start the run anew with --fresh"
+_RESTORE = "restore the checkpoint's state.json, or go on from another checkpoint"
 
 
 def place_after(step: int, lane_count: int, corpora: Sequence[Corpus | PreparedCorpus],
@@ -42,28 +46,49 @@ def merge_places(places: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def check_place(place: dict[str, Any], recipe: Recipe, corpora: Sequence[Corpus | PreparedCorpus],
                 own_lanes: Sequence[int]) -> None:
     """Refuses to continue where the recipe or the files now mean another order of the data."""
-    remedy = "Restore it, or start the run anew with --fresh"
     _check_form(place, own_lanes)
     if place["lane_count"] != recipe.data.lanes:
         raise UserError(f"data.lanes is {recipe.data.lanes}, but the checkpoint was written with "
-                        f"{place['lane_count']}, which is another order of the data. {remedy}")
-    if len(place["files"]) != len(corpora):
+                        f"{place['lane_count']}, which is another order of the data. {CHANGED}")
+    check_files(place["files"], corpora)
+
+
+def check_files(written: Sequence[dict[str, Any]], corpora: Sequence[AnyCorpus]) -> None:
+    """Refuses other sources, or other files of a source, than those that a place was written with."""
+    if len(written) != len(corpora):
         raise UserError(f"data.train has {len(corpora)} source(s), but the checkpoint was written with "
-                        f"{len(place['files'])}. {remedy}")
-    for corpus, files in zip(corpora, place["files"]):
+                        f"{len(written)}. {CHANGED}")
+    for corpus, files in zip(corpora, written):
         if corpus.file_count != files["count"]:
             raise UserError(f"{corpus.name}: {corpus.file_count} file(s), but the checkpoint was written with "
-                            f"{files['count']}, which is another order of the data. {remedy}")
+                            f"{files['count']}, which is another order of the data. {CHANGED}")
         if corpus.fingerprint != files:
             raise UserError(f"{corpus.name}: the files have changed since the checkpoint was written, which is another "
-                            f"order of the data. {remedy}")
+                            f"order of the data. {CHANGED}")
+
+
+@contextmanager
+def no_place() -> Iterator[None]:
+    """What a place lacks, or has too much of, as the user's error."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"the place in the data, in state.json, is none ({type(error).__name__}: {str(error)[:200]}); "
+                        f"{_RESTORE}") from None
+
+
+def check_numbers(numbers: Sequence[Any]) -> None:
+    """All numbers of a place count something."""
+    odd = [number for number in numbers if type(number) is not int or not 0 <= number < LARGEST]
+    if odd:
+        raise UserError(f"the place in the data, in state.json, counts to {odd[0]!r:.60}, which nothing does; "
+                        f"{_RESTORE}")
 
 
 def _check_form(place: dict[str, Any], own_lanes: Sequence[int]) -> None:
     """A place comes from a file, which somebody may have written to."""
-    remedy = "restore the checkpoint's state.json, or go on from another checkpoint"
     numbers: list[Any] = []
-    try:
+    with no_place():
         numbers = [place["step"], place["lane_count"], *(files["count"] for files in place["files"])]
         for lane in own_lanes:
             if str(lane) not in place["lanes"]:
@@ -77,10 +102,4 @@ def _check_form(place: dict[str, Any], own_lanes: Sequence[int]) -> None:
             if len(place["lanes"][str(lane)]) != len(place["files"]):
                 raise ValueError(f"lane {lane} has {len(place['lanes'][str(lane)])} states for "
                                  f"{len(place['files'])} source(s)")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"the place in the data, in state.json, is none ({type(error).__name__}: {str(error)[:200]}); "
-                        f"{remedy}") from None
-    odd = [number for number in numbers if type(number) is not int or not 0 <= number < LARGEST]
-    if odd:
-        raise UserError(f"the place in the data, in state.json, counts to {odd[0]!r:.60}, which nothing does; {remedy}")
-
+    check_numbers(numbers)

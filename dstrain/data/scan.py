@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from threading import Event
 
 import numpy as np
@@ -17,12 +16,9 @@ import numpy as np
 from dstrain.config.errors import UserError
 from dstrain.data.hashing import FILES, permutation
 from dstrain.data.reading.malformed import MalformedLines, Warn
-from dstrain.data.one_pass import Place, Raw, Stopped, documents_for
-from dstrain.data.parsed import Parsed, parsed
-from dstrain.data.preparing.prepared import PreparedCorpus
-from dstrain.data.reading.sources import Corpus
-from dstrain.data.tokenizers.tokenizer import Tokenizer
-from dstrain.data.workers import Ahead, Workers, in_order
+from dstrain.data.one_pass import AnyCorpus, Place, Raw, Stopped, documents_for
+from dstrain.data.parsed import Found
+from dstrain.data.workers import Ahead, Parse, Workers, in_order
 
 # A lane may run an epoch ahead of another one (its documents were short). Scans of more epochs than this are not
 # kept open: the slower lane's documents are read again when it comes to them.
@@ -31,20 +27,33 @@ _MOST_SCANS = 4
 
 @dataclass(frozen=True)
 class Document:
+    """A document, or a pair of sentences, and where it stands."""
+
     place: Place
-    targets: np.ndarray
-    """int32: the tokens, and end-of-text where the document ends here; empty when there is nothing to train on"""
-    words: int
-    malformed: bool = False
+    file: int
+    found: Found
+
+    @property
+    def targets(self) -> np.ndarray:
+        """int32: the tokens, and end-of-text where the document ends here; empty when there is nothing to train on"""
+        return self.found.targets
+
+    @property
+    def words(self) -> int:
+        return self.found.words
+
+    @property
+    def malformed(self) -> bool:
+        return self.found.malformed is not None
 
 
 class Reader:
     """One source for some lanes (a rank's), epoch after epoch, in an order that the seed decides."""
 
-    def __init__(self, corpus: Corpus | PreparedCorpus, tokenizer: Tokenizer, seed: int, lane_count: int,
-                 malformed: MalformedLines, stop: Event, workers: Workers, say: Warn | None = None):
+    def __init__(self, corpus: AnyCorpus, parse: Parse, seed: int, lane_count: int, malformed: MalformedLines,
+                 stop: Event, workers: Workers, say: Warn | None = None):
         self.corpus, self.lane_count, self.malformed, self.stop = corpus, lane_count, malformed, stop
-        self._parse, self._workers, self._seed = partial(parsed, corpus, tokenizer), workers, seed
+        self._parse, self._workers, self._seed = parse, workers, seed
         self._say = say  # of a long skip at the start
         self._cursors: dict[int, tuple[int, Place]] = {}  # lane -> epoch, first document not pulled yet
         self._scans: dict[int, _Scan] = {}  # by epoch, the most recently used one last
@@ -140,8 +149,8 @@ class _Scan:
             self.queues[raw.lane].put(raw)
 
 
-def read_once(corpus: Corpus | PreparedCorpus, tokenizer: Tokenizer, lanes: Sequence[int], lane_count: int,
-              malformed: MalformedLines, workers: Workers) -> Iterator[tuple[int, Document]]:
+def read_once(corpus: AnyCorpus, parse: Parse, lanes: Sequence[int], lane_count: int, malformed: MalformedLines,
+              workers: Workers) -> Iterator[tuple[int, Document]]:
     """(lane, document) of these lanes in the files' own order, once: for validation."""
     passed: int | None = 0
 
@@ -150,7 +159,7 @@ def read_once(corpus: Corpus | PreparedCorpus, tokenizer: Tokenizer, lanes: Sequ
         firsts = {lane: Place(0, 0) for lane in lanes}
         passed = yield from documents_for(corpus, range(corpus.file_count), firsts, lane_count, Event())
 
-    for raw, found in in_order(wanted(), partial(parsed, corpus, tokenizer), workers):
+    for raw, found in in_order(wanted(), parse, workers):
         yield raw.lane, _judged(malformed, raw, found)
     for lane in lanes:
         malformed.end_of_epoch(lane)
@@ -158,13 +167,13 @@ def read_once(corpus: Corpus | PreparedCorpus, tokenizer: Tokenizer, lanes: Sequ
         raise UserError(nothing_in(corpus))
 
 
-def nothing_in(corpus: Corpus | PreparedCorpus) -> str:
+def nothing_in(corpus: AnyCorpus) -> str:
     return f"{corpus.name}: holds no document in {corpus.file_count} file(s); give files with text"
 
 
-def _judged(malformed: MalformedLines, raw: Raw, found: Parsed) -> Document:
+def _judged(malformed: MalformedLines, raw: Raw, found: Found) -> Document:
     """Counted when its lane comes to it: once an epoch, however often it was read."""
     malformed.see(raw.lane)
     if found.malformed is not None:
         malformed.skip(raw.lane, raw.file, raw.place.document, found.malformed)
-    return Document(raw.place, found.targets, found.words, malformed=found.malformed is not None)
+    return Document(raw.place, raw.file, found)

@@ -14,6 +14,8 @@ def lane_of(source: int, file: int, document: int, lanes: int) -> int:
     shares for files of one document, for one file of many, and between. Each L x L square of them has an order of its
     own, so that no regular pattern (long, short, long, short) falls on the same lanes every time.
     """
+    if lanes == 1:
+        return 0
     return _deal(source, file // lanes, document // lanes, lanes)[(file + document) % lanes]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from dstrain.config.shape import shape_of
 from dstrain.data.batching import lanes_of_rank
 from dstrain.data.collate import Batch, Part, Row, collate, part_of
 from dstrain.data.reading.malformed import MalformedLines, Warn
+from dstrain.data.parsed import parsed
 from dstrain.data.preparing.prepared import corpora_of
 from dstrain.data.scan import read_once
 from dstrain.data.tokenizers.tokenizer import Tokenizer
@@ -43,7 +45,8 @@ def _valid_rows(recipe: Recipe, tokenizer: Tokenizer, lanes: range, warn: Warn |
     try:
         for corpus in corpora_of(recipe, "valid", tokenizer) if packers else ():
             malformed = MalformedLines(corpus, recipe.data.bad_share, recipe.data.lanes, warn)
-            for lane, document in read_once(corpus, tokenizer, lanes, recipe.data.lanes, malformed, workers):
+            parse = partial(parsed, corpus, tokenizer)
+            for lane, document in read_once(corpus, parse, lanes, recipe.data.lanes, malformed, workers):
                 yield from packers[lane].add(document.targets, document.words)
     finally:
         workers.close()

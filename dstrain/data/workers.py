@@ -9,7 +9,7 @@ from threading import Event
 from typing import Generic, Protocol, TypeVar
 
 from dstrain.config.schema import Recipe
-from dstrain.data.parsed import Content, Parsed, size_of
+from dstrain.data.parsed import Content, Found, size_of
 
 CHUNK_BYTES = 16_384  # some milliseconds of work: what handing it over costs does not show
 CHUNK_DOCUMENTS = 256
@@ -20,7 +20,7 @@ class _Document(Protocol):
 
 
 Item = TypeVar("Item", bound=_Document)
-Parse = Callable[[Content], Parsed]
+Parse = Callable[[Content], Found]
 
 
 class Workers:
@@ -31,7 +31,7 @@ class Workers:
         self._stop = Event()
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="tokenizing") if count > 1 else None
 
-    def start(self, parse: Parse, chunk: list[Item]) -> Future[list[Parsed | Exception]]:
+    def start(self, parse: Parse, chunk: list[Item]) -> Future[list[Found | Exception]]:
         return self._pool.submit(_parse_all, parse, chunk, self._stop)
 
     def close(self) -> None:
@@ -54,8 +54,8 @@ class Ahead(Generic[Item]):
         self._chunks, self._chunk_documents = (chunks, CHUNK_DOCUMENTS) if workers.count > 1 else (0, 1)
         self._waiting: deque[Item] = deque()
         self._waiting_bytes = 0
-        self._running: deque[tuple[list[Item], Future[list[Parsed | Exception]]]] = deque()
-        self._done: deque[tuple[Item, Parsed | Exception]] = deque()
+        self._running: deque[tuple[list[Item], Future[list[Found | Exception]]]] = deque()
+        self._done: deque[tuple[Item, Found | Exception]] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._done or self._running or self._waiting)
@@ -82,7 +82,7 @@ class Ahead(Generic[Item]):
             chunk = self._cut()
             self._running.append((chunk, self._workers.start(self._parse, chunk)))
 
-    def take(self) -> tuple[Item, Parsed]:
+    def take(self) -> tuple[Item, Found]:
         """The first document. Its own error is raised here, and no sooner."""
         if not self._done:
             self._done.extend(self._first_chunk())
@@ -91,7 +91,7 @@ class Ahead(Generic[Item]):
             raise parsed
         return item, parsed
 
-    def _first_chunk(self) -> Iterator[tuple[Item, Parsed | Exception]]:
+    def _first_chunk(self) -> Iterator[tuple[Item, Found | Exception]]:
         """The chunk in front: a worker's result, or parsed here and now where no worker has begun with it."""
         chunk, future = self._running.popleft() if self._running else (self._cut(), None)
         self.start()  # so that the workers have something to do meanwhile
@@ -109,7 +109,7 @@ class Ahead(Generic[Item]):
         return chunk
 
 
-def in_order(documents: Iterable[Item], parse: Parse, workers: Workers) -> Iterator[tuple[Item, Parsed]]:
+def in_order(documents: Iterable[Item], parse: Parse, workers: Workers) -> Iterator[tuple[Item, Found]]:
     """All documents, each with what it was parsed to."""
     ahead: Ahead[Item] = Ahead(parse, workers, chunks=4 * workers.count)
     for item in documents:
@@ -121,8 +121,8 @@ def in_order(documents: Iterable[Item], parse: Parse, workers: Workers) -> Itera
         yield ahead.take()
 
 
-def _parse_all(parse: Parse, chunk: list[Item], stop: Event) -> list[Parsed | Exception]:
-    results: list[Parsed | Exception] = []
+def _parse_all(parse: Parse, chunk: list[Item], stop: Event) -> list[Found | Exception]:
+    results: list[Found | Exception] = []
     for item in chunk:
         if stop.is_set():
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,14 +40,28 @@ def parquet_text_bytes(path: Path, field: str) -> int:
                if group.column(number).path_in_schema == field)
 
 
+@dataclass(frozen=True)
+class TextColumn:
+    """What a source of documents wants of each row: one column's text."""
+
+    field: str
+
+    def chosen(self, schema: pa.Schema, where: str, place: str) -> list[str]:
+        check_column(schema, self.field, where, place)
+        return [self.field]
+
+    def documents_in(self, table: pa.Table) -> Sequence[str | Malformed]:
+        return texts_in(table.column(0), self.field)
+
+
 def check_column(schema: pa.Schema, field: str, where: str, place: str) -> None:
     """The user's error where no column has that name, or one that never holds text."""
-    others = [column.name for column in schema if _may_hold_text(column.type)]
+    others = [column.name for column in schema if may_hold_text(column.type)]
     remedy = f"set {place}.text_field to one with text: {', '.join(others[:8])}" if others else "no column holds text"
     if schema.get_field_index(field) < 0:
         raise UserError(f"{where}: has no column {field!r} (its columns: {', '.join(schema.names[:16])}); {remedy}")
     kind = schema.field(field).type
-    if not _may_hold_text(kind):
+    if not may_hold_text(kind):
         raise UserError(f"{where}: column {field!r} holds {kind}, not text; {remedy}")
 
 
@@ -73,7 +88,7 @@ def _decoded(value: pa.Buffer | bytes | None) -> str | Malformed | None:
         return Malformed(f"not UTF-8 ({error.reason} at byte {error.start})")
 
 
-def _may_hold_text(kind: pa.DataType) -> bool:
+def may_hold_text(kind: pa.DataType) -> bool:
     """Columns of bytes too: some writers do not say that theirs are UTF-8. A column of nulls alone has no type."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)

@@ -19,9 +19,12 @@ from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
 from dstrain.config.source_files import kind_of
 from dstrain.config.source_rules import ENDINGS
-from dstrain.data.reading.columns import check_column, texts_in
+from dstrain.config.translate import PairSource
+from dstrain.data.reading.columns import TextColumn
 from dstrain.data.reading.files import fingerprint_of, sound
 from dstrain.data.reading.hub import asking, cached_folder, commit_of, is_folder, is_offline, one_line, unreachable
+from dstrain.data.reading.pair_columns import PairColumns
+from dstrain.data.reading.pair_text import RawPair
 from dstrain.data.reading.text import Raw
 from dstrain.data.reading.unpacked import text_bytes_in
 
@@ -34,10 +37,10 @@ _UNFIT = (ValueError, KeyError, TypeError, RuntimeError, EOFError, OSError, zlib
 class HubShards:
     """A file is a shard of the streamed dataset, a document's number its row in the shard."""
 
-    def __init__(self, source: Source, place: str):
-        self._source, self._place = source, place
+    def __init__(self, source: Source | PairSource, place: str, wanted: TextColumn | PairColumns):
+        self._source, self._place, self._wanted = source, place, wanted
         self._commit = None if is_folder(source.hub) else commit_of(source.hub, source.revision, place)
-        self._opened = _open(source.hub, source.config, source.split, self._commit, source.text_field, place)
+        self._opened = _open(source.hub, source.config, source.split, self._commit, wanted, place)
         self.file_count = self._opened.dataset.num_shards
 
     def digest(self) -> str:
@@ -50,16 +53,16 @@ class HubShards:
     def has_rows(self, file_number: int) -> bool:
         return True
 
-    def numbered(self, file_number: int, first: int) -> Iterator[tuple[int, Raw]]:
+    def numbered(self, file_number: int, first: int) -> Iterator[tuple[int, Raw | RawPair]]:
         shard = self._opened.dataset.shard(num_shards=self.file_count, index=file_number)
         number = first
         with _reading(self, file_number), asking(self._source.hub, self._commit, self._place):
             for table in shard.skip(first).with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
-                yield from enumerate(texts_in(table.column(0), self._source.text_field), start=number)
+                yield from enumerate(self._wanted.documents_in(table), start=number)
                 number += len(table)
 
     def text_bytes(self) -> int | None:
-        """What the dataset's card says, all columns counted; else what files on this machine tell."""
+        """Of a column with text: what the dataset's card says, all columns counted; else what files here tell."""
         if self._opened.stated_bytes:
             return self._opened.stated_bytes
         paths = [Path(name) for name in self._opened.files]
@@ -68,7 +71,7 @@ class HubShards:
         sizes = []
         for path in paths:
             with sound(path):
-                sizes.append(text_bytes_in(path, self._source.text_field))
+                sizes.append(text_bytes_in(path, self._wanted.field))
         return None if None in sizes else sum(sizes)
 
     def where(self, file_number: int, number: int) -> str:
@@ -83,7 +86,7 @@ class HubShards:
 
 class _Opened(NamedTuple):
     dataset: Any
-    """a datasets.IterableDataset with the text's column alone"""
+    """a datasets.IterableDataset with the wanted columns alone"""
     config: str
     """name of the configuration, also where the recipe leaves it out because there is one only"""
     files: list[str]
@@ -92,7 +95,8 @@ class _Opened(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _open(name: str, config: str | None, split: str, commit: str | None, field: str, place: str) -> _Opened:
+def _open(name: str, config: str | None, split: str, commit: str | None,
+          wanted: TextColumn | PairColumns, place: str) -> _Opened:
     """Asks the hub a handful of questions, once per process and not once per validation; reads one file's schema."""
     import datasets
     from huggingface_hub.utils import disable_progress_bars
@@ -110,12 +114,12 @@ def _open(name: str, config: str | None, split: str, commit: str | None, field: 
         splits = builder.as_streaming_dataset()
         if split not in splits:
             raise UserError(f"{place}.split: {name} has no split {split!r}; it has {', '.join(splits)}")
-        check_column(_schema(splits[split]), field, name, place)
+        columns = wanted.chosen(_schema(splits[split]), name, place)
         if hasattr(builder.config, "columns"):  # parquet: the other columns do not even travel
-            builder.config.columns = [field]
+            builder.config.columns = columns
         if hasattr(builder.config, "batch_size"):  # parquet: else its first row group's size, which may be 0
             builder.config.batch_size = _ROWS_AT_ONCE
-        dataset = builder.as_streaming_dataset(split=split).select_columns([field])
+        dataset = builder.as_streaming_dataset(split=split).select_columns(columns)
     files = (builder.config.data_files or {}).get(split, [])
     stated = (builder.info.splits or {}).get(split)
     return _Opened(dataset, builder.config.name, [str(name) for name in files], stated and stated.num_bytes)

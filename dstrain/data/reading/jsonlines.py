@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dstrain.data.reading.text import Malformed
 
 
-def json_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Numbered as lines of the file; blank ones hold nothing."""
     for number, line in enumerate(stream):
         if number == 0:
@@ -19,6 +19,15 @@ def json_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def json_text(line: bytes, field: str) -> str:
+    text = text_field(json_record(line), field)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Malformed(f"field {field!r} holds half a surrogate pair at character {error.start}") from error
+    return text
+
+
+def json_record(line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -27,13 +36,13 @@ def json_text(line: bytes, field: str) -> str:
         raise Malformed(f"not JSON ({error})") from error
     if not isinstance(record, dict):
         raise Malformed(f"not an object but {type(record).__name__}")
+    return record
+
+
+def text_field(record: dict[str, Any], field: str) -> str:
     if field not in record:
         raise Malformed(f"no field {field!r}")
     text = record[field]
     if not isinstance(text, str):
         raise Malformed(f"field {field!r} is not text but {type(text).__name__}")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise Malformed(f"field {field!r} holds half a surrogate pair at character {error.start}") from error
     return text

@@ -70,7 +70,7 @@ class MalformedLines:
         of_lane = f" for lane {lane} of {self._lane_count}" * (self._lane_count > 1)
         raise UserError(f"{self._corpus.name}: {bad} of {seen} lines read{of_lane} are malformed, more than "
                         f"data.bad_share {self._bad_share:g} allows; the last is {last}. Correct the lines or "
-                        f"{self._corpus.place}.text_field, or raise data.bad_share")
+                        f"{self._corpus.what_to_correct}, or raise data.bad_share")
 
 
 def most_of_lane(lines: float, bad_share: float, lane_count: int) -> float:

@@ -13,7 +13,7 @@ from dstrain.data.reading import cutting
 from dstrain.data.reading.columns import parquet_rows
 from dstrain.data.reading.embedded import embedded_files
 from dstrain.data.reading.files import fingerprint_of, sound, unpacked
-from dstrain.data.reading.jsonlines import json_lines
+from dstrain.data.reading.jsonlines import numbered_lines
 from dstrain.data.reading.text import Raw, Text
 from dstrain.data.reading.unpacked import text_bytes_in
 
@@ -40,7 +40,7 @@ class Files:
             return
         with unpacked(path) as stream:
             if kind_of(path) == ".jsonl":
-                yield from json_lines(stream)
+                yield from numbered_lines(stream)
             else:
                 text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline=None)
                 yield from enumerate(self._cut(text, path))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
+from dstrain.data.reading.sources import Corpus
 from dstrain.data.tokenizers.encodings import END_OF_TEXT, TiktokenTokenizer
 from dstrain.data.tokenizers.text_sample import Sample, text_sample
 from dstrain.data.tokenizers.tokenizer import learned_size
@@ -38,21 +39,27 @@ _SAY_EVERY_S = 15.0
 
 def learn_bpe(recipe: Recipe, say: Callable[[str], None] = print) -> TiktokenTokenizer:
     """Learns recipe.tokenizer (bpe:N) from recipe.data.train."""
-    name, size = recipe.tokenizer, learned_size(recipe.tokenizer)
-    say(f"learning {name} from data.train ...")
+    return learned_from(recipe.tokenizer, text_sample(recipe, say), say)
+
+
+def learned_from(name: str, samples: Iterable[tuple[Corpus, Sample]], say: Callable[[str], None],
+                 what: str = "data.train") -> TiktokenTokenizer:
+    """Learns `name` (bpe:N) from samples of `what`, one a source."""
+    size = learned_size(name)
+    say(f"learning {name} from {what} ...")
     texts: list[bytes] = []
     sources: list[dict[str, Any]] = []
-    for corpus, sample in text_sample(recipe, say):
+    for corpus, sample in samples:
         texts += sample.texts
         sources.append({"source": sample.source, "fingerprint": corpus.fingerprint} | _figures(sample))
         say(f"{name}: {corpus.name} gives " + _told(sample))
     if not texts:
-        raise UserError(f"tokenizer: {name} cannot be learned: data.train holds no text"
+        raise UserError(f"tokenizer: {name} cannot be learned: {what} holds no text"
                         + f" ({sum(source['malformed'] for source in sources):,} documents are malformed)"
                         + "; correct the sources, or choose another tokenizer, such as gpt2")
     tokens = _learned_tokens(texts, size - 1, lambda line: say(f"{name}: {line}"))
     if len(tokens) < size - 1:
-        raise UserError(f"tokenizer: {name}: the text of data.train yields only {len(tokens) + 1:,} ids (each of them "
+        raise UserError(f"tokenizer: {name}: the text of {what} yields only {len(tokens) + 1:,} ids (each of them "
                         f"learned from something that occurs twice); choose bpe:{len(tokens) + 1} or fewer, or "
                         f"give more text")
     ranks = {token: rank for rank, token in enumerate(tokens)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -41,10 +41,16 @@ class Sample:
 
 def text_sample(recipe: Recipe, say: Callable[[str], None], sample_bytes: int = SAMPLE_BYTES,
                 read_bytes: int = READ_BYTES) -> Iterator[tuple[Corpus, Sample]]:
+    sources = recipe.data.train
+    corpora = (Corpus(source, number, "train") for number, source in enumerate(sources))
+    return sampled(corpora, [source.weight for source in sources], say, sample_bytes, read_bytes)
+
+
+def sampled(corpora: Iterable[Corpus], weights: Sequence[float], say: Callable[[str], None],
+            sample_bytes: int = SAMPLE_BYTES, read_bytes: int = READ_BYTES) -> Iterator[tuple[Corpus, Sample]]:
     """A source with a smaller weight gives less; one with less text than its share gives all that it has."""
-    weights = sum(source.weight for source in recipe.data.train)
-    for number, source in enumerate(recipe.data.train):
-        share, corpus = source.weight / weights, Corpus(source, number, "train")
+    for corpus, weight in zip(corpora, weights):
+        share = weight / sum(weights)
         yield corpus, _of_source(corpus, share * sample_bytes, int(share * read_bytes), say)
 
 
