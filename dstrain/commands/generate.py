@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dstrain.commands.terminal import for_reader
 from dstrain.commands.use import Trained, load_trained
 from dstrain.config.errors import UserError
 
@@ -39,28 +40,20 @@ def _generate(trained: Trained, prompts: list[str], options: dict[str, Any]) -> 
         def show(_: int, piece: str) -> None:
             """The prompt comes with the first piece: a mistake in it is said before anything is printed."""
             written.append(piece)
-            sys.stdout.write(_for_reader("".join(written)))
+            sys.stdout.write(for_reader("".join(written)))
             sys.stdout.flush()
             written.clear()
 
         results = generate(trained.trainee.model, trained.tokenizer, prompts, show=show, **options)
-        print(_for_reader("".join(written)), flush=True)
+        print(for_reader("".join(written)), flush=True)
     else:
         results = generate(trained.trainee.model, trained.tokenizer, prompts, **options)
         for number, (prompt, result) in enumerate(zip(prompts, results), start=1):
-            print(_for_reader(f"--- prompt {number}\n{prompt}{result.text}"), flush=True)
+            print(for_reader(f"--- prompt {number}\n{prompt}{result.text}"), flush=True)
     seconds = time.perf_counter() - began
     if any(result.stopped == "length" for result in results):
         print(f"(stopped: the model was trained on rows of {trained.recipe.batch.length} tokens)", file=sys.stderr)
     print(_speed(results, seconds), file=sys.stderr)
-
-
-_CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-
-
-def _for_reader(text: str) -> str:
-    """A model may write what moves a terminal's cursor or changes its state: there it is shown as an odd character."""
-    return text.translate(_CONTROL) if sys.stdout.isatty() else text
 
 
 def _speed(results: list[Any], seconds: float) -> str:

@@ -29,7 +29,7 @@ class Cache:
 
 
 class Small(nn.Module):
-    """Source and prefix are each looked at by attention with fixed places; the end grows more likely with the length."""
+    """Source and prefix are each looked at by attention; the end grows more likely with the length."""
 
     def __init__(self, vocabulary: int = 23, width: int = 16, length: int = 60, seed: int = 1, spread: float = 6.0,
                  dtype: torch.dtype = torch.float64, ends: float = 0.25) -> None:
