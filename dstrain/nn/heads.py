@@ -1,6 +1,7 @@
 """The loss heads: summed negative log-likelihoods, without ever holding the logits of all positions.
 
-Shapes: B rows, T positions, D channels, V vocabulary, N = B * T, R positions of a chunk, r of a slice of one.
+Shapes: B rows, T positions, D channels, V vocabulary, N = B * T, M of these, R of a chunk, r of a slice
+of one.
 
 For each chunk the gradients of hidden states and weight are computed in the forward pass, while the chunk's logits are
 there: logits are neither kept nor recomputed, and the backward pass only scales what was saved. It therefore does not
@@ -94,45 +95,55 @@ class _NllAndSpread(torch.autograd.Function):
     def forward(ctx, hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk_rows: int | None,
                 dtype: torch.dtype, with_gradients: bool) -> tuple[Tensor, Tensor]:
         ctx.shape, ctx.hidden_dtype, ctx.weight_dtype = hidden_BTD.shape, hidden_BTD.dtype, weight_VD.dtype
-        hidden_ND, weight_VD, labels_N = hidden_BTD.flatten(0, -2).to(dtype), weight_VD.to(dtype), labels_BT.flatten()
-        exact = _softmax_dtype(dtype)
-        scored_N1 = (labels_N != IGNORED).unsqueeze(1)
-        index_N = torch.where(scored_N1.squeeze(1), labels_N, 0)
-        by_p_ND = by_label_ND = mean_D = by_p_VD = by_label_VD = sum_D = None
+        places_M = _worth_computing(labels_BT.flatten())
+        hidden_MD, weight_VD = hidden_BTD.flatten(0, -2)[places_M].to(dtype), weight_VD.to(dtype)
+        labels_M, exact = labels_BT.flatten()[places_M], _softmax_dtype(dtype)
+        scored_M1 = (labels_M != IGNORED).unsqueeze(1)
+        index_M = torch.where(scored_M1.squeeze(1), labels_M, 0)
+        by_p_MD = by_label_MD = mean_D = by_p_VD = by_label_VD = sum_D = None
         if with_gradients and ctx.needs_input_grad[0]:
-            by_p_ND = torch.empty_like(hidden_ND, dtype=exact)
-            by_label_ND = torch.where(scored_N1, weight_VD[index_N].to(exact), 0)
+            by_p_MD = torch.empty_like(hidden_MD, dtype=exact)
+            by_label_MD = torch.where(scored_M1, weight_VD[index_M].to(exact), 0)
             mean_D = weight_VD.mean(0, dtype=exact)
         if with_gradients and ctx.needs_input_grad[1]:
             by_p_VD = torch.zeros_like(weight_VD, dtype=exact)
-            scored_ND = torch.where(scored_N1, hidden_ND, 0).to(exact)
-            by_label_VD = torch.zeros_like(by_p_VD).index_add_(0, index_N, scored_ND)
-            sum_D = scored_ND.sum(0)
-        totals = torch.zeros(2, dtype=torch.float64, device=hidden_ND.device)
-        for chunk, logits_RV in _chunks(hidden_ND, weight_VD, chunk_rows):
-            both_2R = _nll_and_spread(logits_RV, labels_N[chunk], by_p_ND is not None or by_p_VD is not None)
+            scored_MD = torch.where(scored_M1, hidden_MD, 0).to(exact)
+            by_label_VD = torch.zeros_like(by_p_VD).index_add_(0, index_M, scored_MD)
+            sum_D = scored_MD.sum(0)
+        totals = torch.zeros(2, dtype=torch.float64, device=hidden_MD.device)
+        for chunk, logits_RV in _chunks(hidden_MD, weight_VD, chunk_rows):
+            both_2R = _nll_and_spread(logits_RV, labels_M[chunk], by_p_MD is not None or by_p_VD is not None)
             totals += both_2R.sum(1, dtype=torch.float64)
-            if by_p_ND is not None:
-                by_p_ND[chunk] = torch.where(scored_N1[chunk], logits_RV @ weight_VD, 0)
+            if by_p_MD is not None:
+                by_p_MD[chunk] = torch.where(scored_M1[chunk], logits_RV @ weight_VD, 0)
             if by_p_VD is not None:
-                _accumulate(by_p_VD, logits_RV, torch.where(scored_N1[chunk], hidden_ND[chunk], 0))
+                _accumulate(by_p_VD, logits_RV, torch.where(scored_M1[chunk], hidden_MD[chunk], 0))
         ctx.unit, ctx.vocabulary = _unit(dtype), weight_VD.shape[0]
-        ctx.save_for_backward(scored_N1, by_p_ND, by_label_ND, mean_D, by_p_VD, by_label_VD, sum_D)
+        ctx.save_for_backward(places_M, scored_M1, by_p_MD, by_label_MD, mean_D, by_p_VD, by_label_VD, sum_D)
         return totals[0], totals[1]
 
     @staticmethod
     def backward(ctx, nll_scale: Tensor, spread_scale: Tensor
                  ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
-        scored_N1, by_p_ND, by_label_ND, mean_D, by_p_VD, by_label_VD, sum_D = ctx.saved_tensors
+        places_M, scored_M1, by_p_MD, by_label_MD, mean_D, by_p_VD, by_label_VD, sum_D = ctx.saved_tensors
         both_scale = (nll_scale + spread_scale) / ctx.unit
         grad_hidden = grad_weight = None
-        if by_p_ND is not None:
-            taken_ND = (by_label_ND * nll_scale).add_(scored_N1 * (mean_D * spread_scale))
-            grad_hidden = (by_p_ND * both_scale).sub_(taken_ND).to(ctx.hidden_dtype).view(ctx.shape)
+        if by_p_MD is not None:
+            taken_MD = (by_label_MD * nll_scale).add_(scored_M1 * (mean_D * spread_scale))
+            grad_MD = (by_p_MD * both_scale).sub_(taken_MD).to(ctx.hidden_dtype)
+            grad_hidden = grad_MD.new_zeros(ctx.shape)
+            grad_hidden.view(-1, ctx.shape[-1])[places_M] = grad_MD
         if by_p_VD is not None:
             taken_VD = (by_label_VD * nll_scale).add_(sum_D * (spread_scale / ctx.vocabulary))
             grad_weight = (by_p_VD * both_scale).sub_(taken_VD).to(ctx.weight_dtype)
         return grad_hidden, grad_weight, None, None, None, None
+
+
+def _worth_computing(labels_N: Tensor) -> Tensor:
+    """[M]: on a CPU the positions that are scored; elsewhere all, for to know their number would be to wait for it."""
+    if labels_N.device.type == "cpu":
+        return (labels_N != IGNORED).nonzero().squeeze(1)
+    return torch.arange(len(labels_N), device=labels_N.device)
 
 
 def _how(hidden_BTD: Tensor, weight_VD: Tensor) -> tuple[torch.dtype, bool]:
@@ -158,10 +169,10 @@ def _chunks(hidden_ND: Tensor, weight_VD: Tensor, chunk_rows: int | None):
     """Yields (slice of N, its logits); the logits' buffer is one and the same, and the caller's until the next."""
     positions, vocabulary = hidden_ND.shape[0], weight_VD.shape[0]
     most = chunk_rows or max(1, _CHUNK_BYTES // (vocabulary * hidden_ND.element_size()))
-    chunks = -(-positions // most)
+    chunks = max(1, -(-positions // most))
     rows = -(-positions // chunks)
     buffer_RV = hidden_ND.new_empty(rows, vocabulary)
-    for start in range(0, positions, rows):
+    for start in range(0, positions, max(1, rows)):
         chunk = slice(start, min(start + rows, positions))
         logits_RV = buffer_RV[:chunk.stop - start]
         torch.mm(hidden_ND[chunk], weight_VD.T, out=logits_RV)

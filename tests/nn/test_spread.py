@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dstrain.nn import heads
 from dstrain.nn.heads import IGNORED, summed_nll, summed_nll_and_spread
+
+@pytest.fixture(autouse=True, params=["as on a CPU", "as on a GPU"])
+def computed(request, monkeypatch):
+    """On a GPU the positions that are not scored are computed, too."""
+    if request.param == "as on a GPU":
+        monkeypatch.setattr(heads, "_worth_computing", lambda labels_N: torch.arange(len(labels_N)))
+
 
 SCALES = [(1.0, 0.0), (0.0, 1.0), (0.9, 0.1), (-2.0, 3.0), (0.5, -0.5)]
 
@@ -152,7 +160,7 @@ def test_the_logits_of_all_positions_never_exist_at_once():
     values = problem(torch.float32, rows=16, length=16, width=8, vocabulary=5000)
     with Sizes():
         gradients(summed_nll_and_spread, (0.9, 0.1), *values, 32)
-    assert max(sizes) == 32 * 5000                                      # of 256 * 5000
+    assert 30 * 5000 < max(sizes) <= 32 * 5000                          # of 256 * 5000
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
