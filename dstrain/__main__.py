@@ -155,6 +155,19 @@ def _parser() -> argparse.ArgumentParser:
                          help="end before this text (may be repeated)")
     command.add_argument("--seed", type=int, help="of the sampling (default: 0); needs a temperature")
 
+    command = _add(commands, "translate", _translate, "translate standard input, line by line, with a trained translator",
+                   "dstrain translate runs/multi30k-en-de --beam 5 < source.en > target.de")
+    _add_run(command)
+    command.add_argument("--beam", type=int, default=5, metavar="N",
+                         help="beginnings that are kept at each step (default: 5); 1 takes the best token each time")
+    command.add_argument("--length-penalty", type=float, default=1.0, metavar="A",
+                         help="the sum of log p is divided by ((5 + length) / 6) to this power (default: 1); smaller "
+                              "ones favour short translations; needs a beam")
+    command.add_argument("--batch", type=int, default=64, metavar="N",
+                         help="lines that are translated together (default: 64): memory decides; it changes no line")
+    command.add_argument("--average", type=int, default=1, metavar="N",
+                         help="use the mean of the weights of the last N checkpoints (default: 1)")
+
     command = _add(commands, "export", _export, "write a run's model for other software",
                    "dstrain export runs/quickstart --to hf --out quickstart-hf")
     _add_run(command)
@@ -230,6 +243,12 @@ def _generate(arguments: argparse.Namespace) -> int:
     return generate_command(Path(arguments.run), arguments.checkpoint, arguments.prompt, arguments.max_new_tokens,
                             arguments.temperature, arguments.top_k, arguments.top_p, arguments.repetition_penalty,
                             arguments.stop, arguments.seed)
+
+
+def _translate(arguments: argparse.Namespace) -> int:
+    from dstrain.commands.translate import translate_command
+    return translate_command(Path(arguments.run), arguments.checkpoint, arguments.beam, arguments.length_penalty,
+                             arguments.batch, arguments.average)
 
 
 def _export(arguments: argparse.Namespace) -> None:

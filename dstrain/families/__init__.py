@@ -5,9 +5,10 @@ from __future__ import annotations
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
 from dstrain.families.lm import LM
+from dstrain.families.translate import TRANSLATE
 from dstrain.train.family import Family
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (LM,)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (LM, TRANSLATE)}
 
 
 def family_of(recipe: Recipe) -> Family:
