@@ -48,6 +48,35 @@ def documents(source: dict, first: int = 0) -> list:
     return found
 
 
+def pairs(source: dict, languages: list[str]) -> list:
+    """[file, number, source, target], or with why not behind the number."""
+    from dstrain.config.translate import PairSource
+    from dstrain.data.reading.pair_sources import open_corpus
+    from dstrain.data.reading.sources import Malformed
+
+    corpus, found = open_corpus(PairSource(**source), 0, "train", tuple(languages)), []
+    for file in range(corpus.file_count):
+        for number, raw in corpus.documents(file):
+            try:
+                pair = corpus.text_of(raw)
+                found.append([file, number, *([] if pair is None else [pair.source, pair.target])])
+            except Malformed as reason:
+                found.append([file, number, str(reason)])
+    return [corpus.fingerprint["count"], found]
+
+
+def pair_commits(sources: list[dict]) -> list[str | None]:
+    """The revisions that sources of pairs are pinned to."""
+    from dstrain.config.schema import Recipe, Run
+    from dstrain.config.translate import PairData, PairSource, TokenBatch, TranslateModel
+    from dstrain.data.reading.hub import pinned
+
+    data = PairData(languages=("en", "de"), train=tuple(PairSource(**source) for source in sources))
+    recipe = Recipe(family="translate", model=TranslateModel(preset="tiny"), data=data, run=Run(name="t", steps=1),
+                    batch=TokenBatch(tokens=100, micro_tokens=100))
+    return [source.revision for source in pinned(recipe).data.train]
+
+
 def fingerprint(source: dict) -> dict:
     return corpus_of(source).fingerprint
 
