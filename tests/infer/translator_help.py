@@ -81,13 +81,13 @@ class Small(nn.Module):
         return scores_BTS.masked_fill(~can_attend, -math.inf).softmax(-1) @ kept_BSC
 
 
-def with_twins(model: Small) -> Small:
-    """Tokens 2n and 2n + 1 (but the end) are the same one to the model: every choice is one between equals."""
+def with_twins(model: Small, apart: float = 0.0) -> Small:
+    """Tokens 2n and 2n + 1 (but the end) are to the model the same one, or nearly: each choice is between equals."""
     with torch.no_grad():
         for name in ("target_VC", "out_VC"):
             weight_VC = getattr(model, name)
             for even in range(4, len(weight_VC) - 1, 2):
-                weight_VC[even + 1] = weight_VC[even]
+                weight_VC[even + 1] = weight_VC[even] * (1.0 + apart)
     return model
 
 
@@ -107,13 +107,12 @@ def plain_search(model: nn.Module, source: list[int], limit: int, beam: int, len
     memory = model.encode(torch.tensor([source]), torch.tensor([len(source)]))
     running, finished = [([], 0.0)], []
     for length in range(1, limit + 1):
-        candidates = []
-        for place, (ids, total) in enumerate(running):
-            prefix_BT = torch.tensor([[EOT, *ids]])
-            hidden = model.extend(prefix_BT, torch.tensor([length]), model.new_cache(1, limit), memory)[0, -1]
-            log_p = torch.log_softmax(model.logits(hidden[None])[0].double(), -1).tolist()
-            candidates += [(-(total + log_p[token]), token, place) for token in range(len(log_p))]
-        candidates.sort()
+        prefix_BT = torch.tensor([[EOT, *ids] for ids, _ in running])
+        hidden_BTC = model.extend(prefix_BT, torch.full((len(running),), length), model.new_cache(len(running), limit),
+                                  memory)
+        log_p = torch.log_softmax(model.logits(hidden_BTC[:, -1]).double(), -1).tolist()
+        candidates = sorted((-(total + log_p[place][token]), token, place)
+                            for place, (_, total) in enumerate(running) for token in range(len(log_p[place])))
         best = [(running[place][0] + [token], -lost) for lost, token, place in candidates]
         finished += [(total / ((5 + length) / 6) ** length_penalty, ids[:-1])
                      for ids, total in best[:beam] if ids[-1] == EOT]
