@@ -25,11 +25,44 @@ SMALL = Sizes(width=16, heads=2, encoder_layers=1, decoder_layers=2, ff=32)
 END = 256
 
 
+@pytest.fixture
+def few_pairs(shared_data, tmp_path) -> Path:
+    """The first lines of Multi30k."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for split, count in (("train", 300), ("val", 12)):
+        for language in ("en", "de"):
+            name = f"{split}.{language}.gz"
+            with gzip.open(shared_data / "multi30k" / name) as whole, gzip.open(folder / name, "w") as part:
+                part.writelines(itertools.islice(whole, count))
+    return folder
+
+
 def pairs_of(*lengths: tuple[int, int]) -> Pairs:
     """(source length with its end, target length with its end)."""
     sources = [np.array([65 + n % 26] * (s - 1) + [END]) for n, (s, _) in enumerate(lengths)]
     targets = [np.array([END] + [97 + n % 26] * (t - 1) + [END]) for n, (_, t) in enumerate(lengths)]
     return Pairs([""] * len(lengths), [""] * len(lengths), sources, targets)
+
+
+@pytest.mark.slow
+def test_both_sides_train_on_the_same_pairs_and_the_table_holds_what_they_wrote(few_pairs, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    sides = side_by_side.Sides(few_pairs, out, ["schedule.warmup_steps=0", "batch.tokens=1024", "batch.micro_tokens=1024"],
+                               ["--tokens", "1024", "--warmup-steps", "1"], vocabulary="bpe:400")
+    cores = (sorted(side_by_side.os.sched_getaffinity(0)) * 2)[:2]
+    assert sides.learn_vocabulary(cores[0]) > 0
+    ours, theirs = sides.round("round_1", cores, 3, ["--steps", "3"])
+    assert ours["steps"] == theirs["steps"] == 3
+    assert ours["valid_targets"] == theirs["valid_targets"] > 12
+    for row in (ours, theirs):
+        assert row["target_tokens"] == pytest.approx(row["cpu_s"] * row["target_tokens_per_cpu_s"])
+        assert 2 * 1024 < 3 * row["target_tokens"] and row["target_tokens"] <= 3 * 1024
+        assert 4.0 < row["valid_nll"] < 8.0 and 0 <= row["bleu"] <= 100 and 0 <= row["chrf"] <= 100
+    assert ours["scores"]["bleu_signature"] == theirs["bleu_signature"]
+    lines = side_by_side.table([{"round": 1, **ours}, {"round": 1, **theirs}])
+    assert f"| {ours['parameters']:,} |" in lines[2] and f"| {theirs['valid_nll']:.3f} |" in lines[3]
 
 
 def test_the_table_compares_round_by_round_and_says_where_the_targets_differ():

@@ -74,7 +74,7 @@ def main() -> int:
 def _counting(build_engine: Callable, parameters: list[int]) -> Callable:
     def built(*arguments: Any, **named: Any) -> Any:
         engine = build_engine(*arguments, **named)
-        parameters += [parameter.numel() for parameter in engine.trainee.parameters()]
+        parameters.extend(parameter.numel() for parameter in engine.trainee.parameters())
         return engine
     return built
 

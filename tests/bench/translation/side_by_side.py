@@ -122,7 +122,7 @@ class Sides:
                 time.sleep(0.5)
             failed = [name for name, process in processes.items() if process.poll()]
             if failed:
-                sys.exit(f"{failed[0]} failed with {processes[failed[0]].returncode}: see the logs in {self.out}")
+                sys.exit(f"{failed[0]} ended with {processes[failed[0]].returncode}: see its log in {self.out}")
         finally:
             for process in processes.values():
                 if process.poll() is None:
