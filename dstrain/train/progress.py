@@ -24,6 +24,7 @@ class Progress:
         self._on_terminal = shown and sys.stdout.isatty()
         self._bar = ""
         self._first: tuple[int, float] | None = None
+        self._signatures: dict[str, str] = {}
 
     def say(self, line: str) -> None:
         """A line that stays."""
@@ -54,6 +55,10 @@ class Progress:
         shown += [f"{scores['bits_per_byte']:.4f} bits a byte"] if "bits_per_byte" in scores else []
         shown += [f"{name} {scores[key]:.{digits}f}" for key, name, digits in GENERATED if key in scores]
         self.say(f"valid at step {step}: " + ", ".join(shown) + (" (best so far)" if is_best else ""))
+        signatures = {name: scores[f"{key}_signature"] for key, name, _ in GENERATED if f"{key}_signature" in scores}
+        if signatures != self._signatures:  # once: they say how all of the run's scores were made
+            self._signatures = signatures
+            self.say("  scored by " + "; ".join(f"{name} {signature}" for name, signature in signatures.items()))
 
     def finish(self, state: Any, folder: RunFolder, early: bool) -> None:
         self._clear()
