@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from dstrain.data.tokenizers.tokenizer import load_tokenizer
+
 EOT = 3
+BYTES = load_tokenizer("bytes")
+BOTH = SimpleNamespace(source=BYTES, target=BYTES, shared=True)
 
 
 class Memory(NamedTuple):
@@ -79,6 +84,20 @@ class Small(nn.Module):
     def _looked(self, asking_BTC: Tensor, kept_BSC: Tensor, can_attend: Tensor) -> Tensor:
         scores_BTS = asking_BTC @ self.ask_CC @ kept_BSC.transpose(1, 2) / kept_BSC.shape[2]
         return scores_BTS.masked_fill(~can_attend, -math.inf).softmax(-1) @ kept_BSC
+
+
+def model_of_bytes() -> Small:
+    """Its tokens are bytes, and its end is theirs."""
+    model = Small(257, 24, spread=4.0, ends=0.0)
+    inner = model.logits
+
+    def logits(hidden):
+        logits_RV = inner(hidden)
+        logits_RV[:, 256] += 4.0 + 0.5 * (model.now - 5)
+        return logits_RV
+
+    model.logits = logits
+    return model
 
 
 def with_twins(model: Small, apart: float = 0.0) -> Small:
