@@ -13,11 +13,9 @@ from dstrain.config.environment import take_environment
 from dstrain.config.errors import LostRank, SaidElsewhere, UserError
 from dstrain.config.load import load_recipe
 from dstrain.config.os_errors import in_words
-from dstrain.config.schema import Data, Recipe, Source
-from dstrain.config.source_files import pair_files
-from dstrain.config.translate import PairSource
+from dstrain.config.schema import Data, Recipe
 from dstrain.data.preparing.prepared import as_prepared, sources_of
-from dstrain.data.reading.sources import Corpus
+from dstrain.data.reading.pair_sources import open_corpus
 from dstrain.guard import blackbox
 from dstrain.guard.bell import Bell
 from dstrain.guard.causes import saying_why
@@ -116,14 +114,8 @@ def _check_what_needs_no_torch(recipe: Recipe, ds_config: str | None) -> None:
             continue
         for number, source in enumerate(sources):
             if source.hub is None:  # the hub is asked once, by one rank, when it is known what a checkpoint has pinned
-                _look_for(source, number, split)
-
-
-def _look_for(source: Source | PairSource, number: int, split: str) -> None:
-    if isinstance(source, Source):
-        Corpus(source, number, split)
-    elif source.embedded is None:
-        pair_files(source, f"data.{split}.{number}")
+                languages = None if isinstance(recipe.data, Data) else recipe.data.languages
+                open_corpus(source, number, split, languages)
 
 
 def _may_start_over(folder: RunFolder, yes: bool) -> None:

@@ -21,9 +21,11 @@ from dstrain.data.reading.pair_sources import pair_corpora
 
 @pytest.fixture
 def recipe(tmp_path):
-    """Two sources of different lengths and weights, of which the second comes to its third epoch in 24 steps."""
-    short = [(f"a{n}", "b" * (n % 7 + 1)) for n in range(40)]
-    return pair_recipe(parallel(tmp_path, pairs_by_rule(300)), parallel(tmp_path, short, "b", weight=0.5), tokens=400)
+    """Two sources of different lengths and weights; the second, of two files, comes to its third epoch in 24 steps."""
+    for name in ("b1", "b2"):
+        parallel(tmp_path, [(f"{name} {n}", "b" * (n % 7 + 1)) for n in range(20)], name)
+    short = PairSource(source_path=str(tmp_path / "b*.en"), target_path=str(tmp_path / "b*.de"), weight=0.5)
+    return pair_recipe(parallel(tmp_path, pairs_by_rule(300)), short, tokens=400)
 
 
 @pytest.fixture
@@ -62,15 +64,18 @@ def test_the_number_of_workers_and_of_steps_prepared_ahead_changes_nothing(recip
 
 def test_every_pair_comes_once_an_epoch_and_in_another_order_each_time(tmp_path):
     # 320 pairs in windows of 64: an epoch is 5 windows
-    recipe, epochs, found = one_source(tmp_path, 320), [], []
-    for step in steps_of(recipe, 400):
+    windows, found = [], []
+    for step in steps_of(one_source(tmp_path, 320), 300):
         found += texts_of([step])
-        if step.place["window"] % 5 == 0 and step.place["batch"] == 0:
-            epochs.append(found)
+        if step.place["batch"] == 0:
+            windows.append(frozenset(found))
             found = []
-    assert len(epochs) >= 3
-    assert all(sorted(epoch) == sorted(pairs_by_rule(320)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2] != pairs_by_rule(320)
+    assert len(windows) >= 15
+    epochs = [windows[start:start + 5] for start in (0, 5, 10)]
+    assert all(frozenset().union(*epoch) == frozenset(pairs_by_rule(320)) for epoch in epochs)
+    assert all(len(window) == 64 for window in windows)
+    for number in range(5):                # what stands in the same window is chosen anew: a fifth of it by chance
+        assert len(epochs[0][number] & epochs[1][number]) < 32 > len(epochs[1][number] & epochs[2][number])
 
 
 def test_sources_of_several_blocks_give_every_pair_once_an_epoch_too(tmp_path, small_blocks):

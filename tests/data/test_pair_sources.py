@@ -145,12 +145,18 @@ def test_a_line_that_is_no_pair_says_why(tmp_path, line, reason):
     assert first == (0, 0) if reason is None else first[2].startswith(reason), first
 
 
-def test_a_damaged_or_missing_file_is_the_user_s_error(tmp_path):
+def test_a_damaged_or_missing_file_is_the_user_s_error_and_the_right_one_is_named(tmp_path, monkeypatch):
     paths = parallel_files(tmp_path, b"one\n" * 99, b"eins\n" * 99, ".gz")
-    whole = Path(paths["target_path"]).read_bytes()
-    Path(paths["target_path"]).write_bytes(whole[:-9])
-    with pytest.raises(UserError, match="a.de.gz: damaged or cut off"):
-        corpus_of(**paths)
+    for path in map(Path, paths.values()):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-9])
+        with pytest.raises(UserError, match=f"^{path}: damaged or cut off"):
+            corpus_of(**paths)
+        with monkeypatch.context() as patched:
+            patched.setattr(pair_files, "COUNTED_AT_ONCE_BYTES", 0)
+            with pytest.raises(UserError, match=f"^{path}: damaged or cut off"):
+                pairs_in(corpus_of(**paths))
+        path.write_bytes(whole)
     Path(paths["target_path"]).unlink()
     with pytest.raises(UserError, match="data.train.0.target_path: .* matches no file"):
         corpus_of(**paths)

@@ -92,10 +92,7 @@ def filler_pairs(recipe: Recipe) -> PairBatch:
 
 def hash_of_pairs(batch: PairBatch) -> int:
     """Sum of the hashes of the batch's real rows, without their padding (an unbounded integer: wrap it last)."""
-    found = 0
-    for b, row in enumerate(batch.rows_B.tolist()):
-        if row != FILLER_ROW:
-            source, length = int(batch.source_lengths_B[b]), int(batch.lengths_B[b])
-            found += row_hash(row, batch.source_BS[b, :source].numpy(), batch.ids_BT[b, :length].numpy(),
-                              batch.labels_BT[b, :length].numpy())
-    return found
+    source_BS, ids_BT, labels_BT = batch.source_BS.numpy(), batch.ids_BT.numpy(), batch.labels_BT.numpy()
+    lengths = zip(batch.rows_B.tolist(), batch.source_lengths_B.tolist(), batch.lengths_B.tolist())
+    return sum(row_hash(row, source_BS[b, :source], ids_BT[b, :length], labels_BT[b, :length])
+               for b, (row, source, length) in enumerate(lengths) if row != FILLER_ROW)

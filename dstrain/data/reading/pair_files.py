@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import closing
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import BinaryIO
 
 from dstrain.config.errors import UserError
 from dstrain.config.source_files import kind_of, pair_files
@@ -28,9 +28,8 @@ class PairFiles:
         self.file_count = len(self.files)
         self._place, self._columns, self._languages = place, source.columns, languages
         for paths in self.files:
-            if len(paths) == 2 and _size(paths) <= COUNTED_AT_ONCE_BYTES:
-                for _ in self._parallel(*paths):
-                    pass
+            if len(paths) == 2:
+                self._count_if_small(*paths)
 
     def digest(self) -> str:
         return fingerprint_of([path for paths in self.files for path in paths])
@@ -59,31 +58,40 @@ class PairFiles:
     def where(self, file_number: int, number: int) -> str:
         return f"{' and '.join(map(str, self.files[file_number]))}, line {number + 1}"
 
+    def _count_if_small(self, source: Path, target: Path) -> None:
+        with sound(source), sound(target):
+            looks = [path.stat() for path in (source, target)]
+        if sum(look.st_size for look in looks) <= COUNTED_AT_ONCE_BYTES:
+            counts = [_line_count(path, look.st_size, look.st_mtime_ns) for path, look in zip((source, target), looks)]
+            self._refuse_different(source, target, counts)
+
+    def _refuse_different(self, source: Path, target: Path, counts: Sequence[int]) -> None:
+        if counts[0] != counts[1]:
+            raise UserError(f"{self._place}: {source} has {counts[0]:,} line(s), and {target} has {counts[1]:,}, but "
+                            f"line n of the one and line n of the other are a pair; give files that belong together")
+
     def _parallel(self, source: Path, target: Path) -> Iterator[tuple[int, RawPair]]:
         """An error when one file ends before the other."""
-        with ExitStack() as stack:
-            streams = [stack.enter_context(unpacked(path)) for path in (source, target)]
-            for number, lines in enumerate(zip_longest(*map(_lines, streams))):
+        with closing(_lines(source)) as sources, closing(_lines(target)) as targets:
+            for number, lines in enumerate(zip_longest(sources, targets)):
                 if None in lines:
                     # `zip_longest` has taken one line more of the longer one; both are counted to their ends.
-                    counts = [number if line is None else number + 1 + sum(1 for _ in stream)
-                              for line, stream in zip(lines, streams)]
-                    raise UserError(f"{self._place}: {source} has {counts[0]:,} line(s), and {target} has "
-                                    f"{counts[1]:,}, but line n of the one and line n of the other are a pair; give "
-                                    f"files that belong together")
+                    counts = [number if line is None else number + 1 + sum(1 for _ in rest)
+                              for line, rest in zip(lines, (sources, targets))]
+                    self._refuse_different(source, target, counts)
                 if lines[0].strip() or lines[1].strip():
                     yield number, TwoSides(*lines)
 
 
-def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Without their ends; the first one without a byte order mark."""
-    for number, line in enumerate(stream):
-        yield without_line_end(line.removeprefix(BYTE_ORDER_MARK) if number == 0 else line)
+def _lines(path: Path) -> Iterator[bytes]:
+    """Without their ends, the first one without a byte order mark; what is wrong with the file is said with its name."""
+    with unpacked(path) as stream:
+        for number, line in enumerate(stream):
+            yield without_line_end(line.removeprefix(BYTE_ORDER_MARK) if number == 0 else line)
 
 
-def _size(paths: Sequence[Path]) -> int:
-    total = 0
-    for path in paths:
-        with sound(path):
-            total += path.stat().st_size
-    return total
+@lru_cache(maxsize=1024)
+def _line_count(path: Path, size: int, changed_ns: int) -> int:
+    """Once, as long as the file stays as it was: a source is opened for each validation."""
+    with unpacked(path) as stream:
+        return sum(1 for _ in stream)
