@@ -12,7 +12,7 @@ from forked_commands import command
 READERS = {"eval": ["eval", "runs/small"], "generate": ["generate", "runs/small", "--max-new-tokens", "2"],
            "export": ["export", "runs/small", "--to", "hf", "--out", "model"]}
 MOMENTS = {"before it is verified": "dstrain.commands.use:refuse_damaged",
-           "while it is read": "dstrain.data.tokenizers.tokenizer:load_tokenizer"}
+           "while it is read": "dstrain.data.tokenizers.tokenizer:load_saved"}
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
