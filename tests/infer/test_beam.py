@@ -1,4 +1,4 @@
-"""The search: what beam.py says that it finds, the same in any batch; ties are counted where float32 decides otherwise."""
+"""The search: what beam.py says that it finds, the same in any batch; ties counted where float32 may part them."""
 
 from __future__ import annotations
 
