@@ -239,6 +239,20 @@ def test_malformed_lines_are_counted_named_by_the_first_rank_and_too_many_an_err
             steps_of(pair_recipe(source, bad_share=0.0005), 1, rank, 2, warn=lambda line: None)
 
 
+def test_malformed_lines_before_an_interruption_count_for_their_epoch(tmp_path, small_blocks):
+    # 2 bad lines in the first block and 2 in the third: 4 of 300 are more than 1.1 %, 2 of the last 198 are not
+    pairs = pairs_by_rule(300)
+    for number in (10, 20, 250, 260):
+        pairs[number] = ("alone", "")
+    recipe = pair_recipe(parallel(tmp_path, pairs), window=50, bad_share=0.011)
+    place = next(step.place for step in steps_of(recipe, 40) if step.place["window"] == 3)
+    assert place["sources"] == [{"epoch": 0, "file": 0, "document": 102, "seen": 102, "bad": 2, "index": 50,
+                                 "given": place["sources"][0]["given"]}]
+    for start in (None, place):
+        with pytest.raises(UserError, match="4 of 300 lines read are malformed"):
+            steps_of(recipe, 60, place=start, warn=lambda line: None)
+
+
 def test_a_place_of_another_order_is_refused(recipe, tmp_path):
     place = global_steps(recipe, 3, world=1)[-1]["place"]
 

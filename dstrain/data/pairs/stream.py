@@ -24,7 +24,7 @@ class PairStream:
         self._name = name
         self.given, self._index = state.pop("given"), state.pop("index")
         self._start = BlockStart(**state)
-        start = self._start  # the thread must not know this object, or nobody would ever be the last to hold it
+        start = self._start  # as it is now: the thread may begin later
         self._blocks = Prefetched(lambda stop: blocks(start, stop), depth=1, name=f"pairs of {name}")
         self._block: Block | None = None
         self.over_long = 0
