@@ -195,6 +195,15 @@ def test_a_tie_behind_the_choice_of_an_end_is_none():
     assert translate_ids(equal, [[4, EOT]], EOT, beam=2, length_penalty=0.0)[0].ties > 0
 
 
+def test_two_translations_that_finish_with_equal_scores_are_a_tie():
+    result, = translate_ids(fixed([{5: 0.5, 6: 0.5}, {EOT: 1.0}]), [[4, EOT]], EOT, beam=2)
+    assert (result.ids, result.ties) == ([5], 1)
+    result, = translate_ids(fixed([{5: 0.4, 6: 0.6}, {EOT: 1.0}]), [[4, EOT]], EOT, beam=2)
+    assert (result.ids, result.ties) == ([6], 0)
+    result, = translate_ids(fixed([{5: 0.5, 6: 0.5}, {7: 1.0}]), [[4, EOT]], EOT, beam=2)       # and two without an end
+    assert (result.ids[:2], result.ties, result.stopped) == ([5, 7], 1, "length")
+
+
 def test_a_vocabulary_smaller_than_the_beam_is_searched_whole():
     found = translate_ids(Small(5), some_sources(10, 5), EOT, beam=8)
     wide = translate_ids(Small(5), some_sources(10, 5), EOT, beam=8, batch=3)
