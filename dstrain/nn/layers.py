@@ -19,7 +19,7 @@ NORM_EPS = 1e-5
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x)): of an encoder or of a language model, as the mask says."""
+    """x + attention(norm(x)), then x + feed-forward(norm(x)): an encoder's or a language model's, as the mask says."""
 
     PARTS = ("attention", "ff")
 

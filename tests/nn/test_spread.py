@@ -1,4 +1,4 @@
-"""The loss head's second sum, for label smoothing, against a plain formula: each of the two has a gradient of its own."""
+"""The loss head's second sum, for label smoothing, against a plain formula: each of the two has its own gradient."""
 
 from __future__ import annotations
 
