@@ -49,8 +49,8 @@ def pairs_of(*lengths: tuple[int, int]) -> Pairs:
 def test_both_sides_train_on_the_same_pairs_and_the_table_holds_what_they_wrote(few_pairs, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    small = ["schedule.warmup_steps=0", "batch.tokens=1024", "batch.micro_tokens=1024"]
-    sides = side_by_side.Sides(few_pairs, out, small, ["--tokens", "1024", "--warmup-steps", "1"], "bpe:400")
+    sides = side_by_side.Sides(few_pairs, out, ["schedule.warmup_steps=0"], ["--warmup-steps", "1"], tokens=1024,
+                               vocabulary="bpe:400")
     cores = (sorted(side_by_side.os.sched_getaffinity(0)) * 2)[:2]
     assert sides.learn_vocabulary(cores[0]) > 0
     ours, theirs = sides.round("round_1", cores, 3, ["--steps", "3"])

@@ -1,12 +1,14 @@
 """dstrain and its peer train a translator at the same time, each on a core of its own, with the same CPU time.
 
     .venv/bin/python tests/bench/translation/side_by_side.py --data ../shared/data/multi30k --out runs/side_by_side \\
-        --budget-s 1200 --rounds 2 -- schedule.warmup_steps=200
+        --budget-s 1200 --rounds 2 --tokens 1024 --peer='--lr 3e-3 --warmup-steps 200' \\
+        schedule.warmup_steps=200
 
 Further words are changes to dstrain's recipe multi30k-en-de; --peer gives the peer's options. Both run with one thread
-in fp32 (dstrain: one rank, ZeRO stage 1), use the vocabulary that dstrain learns from the training text, and are scored
-on the validation set by greedy decoding and sacrebleu. From round to round they swap cores. dstrain counts in steps: a
-short run beside the peer says how many of them make up the budget. Results: a table, OUT/result.json, and logs.
+in fp32 (dstrain: one rank, ZeRO stage 1) and batches of as many positions, use the vocabulary that dstrain learns from
+the training text, and are scored on the validation set by greedy decoding and sacrebleu. From round to round they swap
+cores. dstrain counts in steps: a short run beside the peer says how many of them make up the budget. Results: a table,
+OUT/result.json, and logs.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ def main() -> None:
     if len(cores) < 2:
         sys.exit(f"this machine lends {len(cores)} core: side by side, each side needs one of its own")
     arguments.out.mkdir(parents=True)  # an older result is not written over
-    sides = Sides(arguments.data.resolve(), arguments.out.resolve(), arguments.overrides, shlex.split(arguments.peer))
+    sides = Sides(arguments.data.resolve(), arguments.out.resolve(), arguments.overrides, shlex.split(arguments.peer),
+                  arguments.tokens)
 
     print("dstrain learns the vocabulary, and shows its speed", flush=True)
     rate = sides.learn_vocabulary(cores[0])
@@ -63,9 +66,10 @@ class Sides:
     """Both contenders over the same data, each in a process of its own."""
 
     def __init__(self, data: Path, out: Path, overrides: Sequence[str], peer_options: Sequence[str],
-                 vocabulary: str = "bpe:8192"):
+                 tokens: int, vocabulary: str = "bpe:8192"):
         self.data, self.out, self.learned = data, out, vocabulary
-        self.overrides, self.peer_options = list(overrides), list(peer_options)
+        self.overrides = [f"batch.tokens={tokens}", f"batch.micro_tokens={tokens}", *overrides]
+        self.peer_options = ["--tokens", str(tokens), *peer_options]
         self.vocabulary = out / "vocabulary" / "tokenizer"
 
     def learn_vocabulary(self, core: int) -> float:
@@ -176,6 +180,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of train.LANGUAGE.gz and val.LANGUAGE.gz")
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--budget-s", type=float, required=True, help="CPU seconds of training, each side")
+    parser.add_argument("--tokens", type=int, default=4096,
+                        help="of a batch: rows x the longest side, for both (default: 4096)")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--calibrate-s", type=float, default=45.0, help="CPU seconds of the short run before")
     parser.add_argument("--peer", default="", help="options of the peer, in one word: --peer='--lr 3e-3'")
