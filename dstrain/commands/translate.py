@@ -22,7 +22,7 @@ _CLEAR = "\r\x1b[2K"
 def translate_command(run: Path, which: str, beam: int, length_penalty: float, batch: int, average: int) -> int:
     done = None
     try:
-        from dstrain.infer.beam import Searching
+        from dstrain.infer.searching import Searching
 
         Searching(beam, length_penalty).check()  # before the model is loaded
         if batch < 1:

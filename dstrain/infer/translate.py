@@ -14,7 +14,9 @@ from typing import Any, Protocol
 from torch import nn
 
 from dstrain.config.errors import UserError
-from dstrain.infer.beam import EncoderDecoder, Found, Searching, search
+from dstrain.infer.beam import EncoderDecoder, search
+from dstrain.infer.hypotheses import Found
+from dstrain.infer.searching import Searching
 from dstrain.nn.mode import in_eval
 
 BATCH = 64
