@@ -17,7 +17,7 @@ from dstrain.config.schema import Recipe
 from dstrain.config.shape import Shape, shape_of
 from dstrain.data.feed import Step
 from dstrain.data.hashing import wrap_int64
-from dstrain.data.pairs.blocks import blocks_from
+from dstrain.data.pairs.blocks import Block, BlockStart, blocks_from
 from dstrain.data.pairs.pair import pair_parser
 from dstrain.data.pairs.pair_batch import PairBatch, collate_pairs, filler_pairs, hash_of_pairs
 from dstrain.data.pairs.pair_place import PairPlace, check_pair_place, merge_pair_places
@@ -29,7 +29,7 @@ from dstrain.data.reading.malformed import MalformedLines, Warn, to_stderr
 from dstrain.data.reading.pair_sources import PairCorpus, pair_corpora, pairs_bytes
 from dstrain.data.scan import Reader
 from dstrain.data.tokenizers.pair_tokenizer import PairTokenizer
-from dstrain.data.workers import Workers
+from dstrain.data.workers import Parse, Workers
 
 __all__ = ["PairFeed", "Step", "filler_pairs", "merge_pair_places", "pairs_bytes", "valid_pairs", "valid_texts"]
 
@@ -79,9 +79,8 @@ def _steps(recipe: Recipe, tokenizer: PairTokenizer, corpora: Sequence[PairCorpu
     try:
         for corpus, tally, state in zip(corpora, tallies, at.sources):
             parse = pair_parser(corpus, tokenizer, recipe.batch.length, recipe.batch.over_long)
-            reader = partial(_reader, corpus, parse, seed, tally, stop, workers, warn if first else None)
-            streams.append(PairStream(corpus.name, lambda block, ends, reader=reader: blocks_from(
-                block, reader(ends), seed), state))
+            blocks = partial(_blocks, corpus, parse, seed, tally, workers, warn if first else None, stop)
+            streams.append(PairStream(corpus.name, blocks, state))
         mix = Mix(streams, [source.weight for source in recipe.data.train])
         while True:
             window = next_window(at.window, mix, recipe.batch.window)
@@ -93,9 +92,10 @@ def _steps(recipe: Recipe, tokenizer: PairTokenizer, corpora: Sequence[PairCorpu
             for rows in batches[at.batch:]:
                 last = at.batch == len(batches) - 1
                 at = at.next_window(behind) if last else at.next_batch()
-                made = [_micro_batch(window, rows, part, start) for part in rows_of_rank(len(rows), rank, shape)]
+                parts = rows_of_rank(len(rows), rank, shape)
+                made = [_micro_batch(window, rows, part, start) for part in parts]
                 hashed = wrap_int64(sum(map(hash_of_pairs, made)))
-                own = [rows[row] for part in rows_of_rank(len(rows), rank, shape) for row in part]
+                own = [rows[row] for part in parts for row in part]
                 stats = _stats(window, own, made, len(corpora)) | {
                     "epochs": [stream.epoch for stream in streams],
                     "dropped": window.over_long if first and rows is batches[0] else 0,
@@ -107,9 +107,10 @@ def _steps(recipe: Recipe, tokenizer: PairTokenizer, corpora: Sequence[PairCorpu
             stream.close()
 
 
-def _reader(corpus: PairCorpus, parse, seed: int, tally: MalformedLines, stop: Event, workers: Workers,
-            say: Warn | None, ends: Event) -> Reader:
-    return Reader(corpus, parse, seed, 1, tally, _Either(stop, ends), workers, say)
+def _blocks(corpus: PairCorpus, parse: Parse, seed: int, tally: MalformedLines, workers: Workers, say: Warn | None,
+            stop: Event, start: BlockStart, ends: Event) -> Iterator[Block]:
+    """One source's, until the feed is to `stop` or the source's own thread `ends`."""
+    return blocks_from(start, Reader(corpus, parse, seed, 1, tally, _Either(stop, ends), workers, say), seed)
 
 
 class _Either:

@@ -84,7 +84,7 @@ class PairFiles:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Without their ends, the first one without a byte order mark; what is wrong with the file is said with its name."""
+    """Without their ends, the first without a byte order mark; what is wrong with the file is said with its name."""
     with unpacked(path) as stream:
         for number, line in enumerate(stream):
             yield without_line_end(line.removeprefix(BYTE_ORDER_MARK) if number == 0 else line)
