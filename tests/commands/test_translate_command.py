@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,14 +181,26 @@ sys.exit(main())
 """
 
 
-def started(delay: float, *options: str, **streams) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", CHILD, str(Path(__file__).parent), str(delay), "translate", "runs/x",
-         *options], **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams,
-        env={**environment(), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"})
+@pytest.fixture
+def started():
+    """Starts the command with the small model, each token so much slower; ended after a minute at the latest."""
+    timers = []
+
+    def act(delay: float, *options: str, **streams) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", CHILD, str(Path(__file__).parent), str(delay), "translate", "runs/x",
+             *options], **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams,
+            env={**environment(), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"})
+        timers.append(threading.Timer(60, process.kill))
+        timers[-1].start()
+        return process
+
+    yield act
+    for timer in timers:
+        timer.cancel()
 
 
-def test_ctrl_c_leaves_the_blocks_that_are_done_and_says_how_many_lines():
+def test_ctrl_c_leaves_the_blocks_that_are_done_and_says_how_many_lines(started):
     process = started(0.05, "--batch", "2", "--beam", "1")
     process.stdin.write(b"a dog\n" * 1000)
     process.stdin.flush()
@@ -200,7 +213,7 @@ def test_ctrl_c_leaves_the_blocks_that_are_done_and_says_how_many_lines():
     assert said.decode() == f"\ndstrain: stopped by Ctrl-C after {count} lines\n"
 
 
-def test_a_reader_that_leaves_ends_it_quietly():
+def test_a_reader_that_leaves_ends_it_quietly(started):
     process = started(0.0, "--batch", "1", "--beam", "1")
     process.stdin.write(b"a dog\n" * 500)
     process.stdin.close()
@@ -210,7 +223,7 @@ def test_a_reader_that_leaves_ends_it_quietly():
     assert process.wait(timeout=60) == 0 and said == b""
 
 
-def test_on_a_terminal_each_line_is_answered_at_once():
+def test_on_a_terminal_each_line_is_answered_at_once(started):
     ours, theirs = pty.openpty()
     process = started(0.0, "--beam", "1", stdin=theirs)
     os.close(theirs)
@@ -224,7 +237,7 @@ def test_on_a_terminal_each_line_is_answered_at_once():
     assert said.startswith(b"(a line, and its translation; Ctrl-D ends)\n(3 lines, ")
 
 
-def test_progress_is_drawn_on_a_terminal_and_gone_at_the_end():
+def test_progress_is_drawn_on_a_terminal_and_gone_at_the_end(started):
     ours, theirs = pty.openpty()
     process = started(0.0, "--batch", "2", "--beam", "1", stderr=theirs)
     os.close(theirs)
