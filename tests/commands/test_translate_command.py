@@ -190,7 +190,7 @@ def started():
         process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", CHILD, str(Path(__file__).parent), str(delay), "translate", "runs/x",
              *options], **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams,
-            env={**environment(), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"})
+            env={**environment(), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PYTHONUNBUFFERED": ""})   # it must flush
         timers.append(threading.Timer(60, process.kill))
         timers[-1].start()
         return process
