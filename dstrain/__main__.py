@@ -155,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
                          help="end before this text (may be repeated)")
     command.add_argument("--seed", type=int, help="of the sampling (default: 0); needs a temperature")
 
-    command = _add(commands, "translate", _translate, "translate standard input, line by line, with a trained translator",
+    command = _add(commands, "translate", _translate, "translate standard input line by line with a trained translator",
                    "dstrain translate runs/multi30k-en-de --beam 5 < source.en > target.de")
     _add_run(command)
     command.add_argument("--beam", type=int, default=5, metavar="N",

@@ -104,11 +104,13 @@ class Seq2Seq(nn.Module):
             return torch.zeros(tuple(shape))
         if module_name.endswith("norm"):
             return torch.ones(tuple(shape))
+        if "embed" in module_name:
+            return initial_weight(name, shape, _STD, seed)
+        std = shape[-1] ** -0.5  # what comes out is as large as what goes in
         if module_name.endswith(("attention.out", "ff.down")):
             # So many such outputs add up in a residual stream: this keeps their sum at the size of one.
-            outputs = sum(len(block.PARTS) for block in getattr(self, module_name.split(".")[0]))
-            return initial_weight(name, shape, _STD / outputs ** 0.5, seed)
-        return initial_weight(name, shape, _STD, seed)
+            std /= sum(len(block.PARTS) for block in getattr(self, module_name.split(".")[0])) ** 0.5
+        return initial_weight(name, shape, std, seed)
 
     def no_decay(self, name: str) -> bool:
         """Norms and biases are never decayed."""
@@ -146,11 +148,13 @@ class Seq2Seq(nn.Module):
         return self._placed(embed(source_BS), positions_BS, self.source_embed_positions)
 
     def _placed(self, x_BTC: Tensor, positions_BT: Tensor, learned: nn.Embedding | None) -> Tensor:
+        """At size one: the output matrix, which the embedding is too, has to be small for a first loss of ln(V), but
+        what enters the residual stream must not be, or what the blocks add drowns it."""
         if learned is not None:
-            return x_BTC + learned(positions_BT)
-        if self.settings.positions == "sinusoidal":
-            return x_BTC + sinusoidal_positions(positions_BT, self.settings.width, x_BTC.dtype)
-        return x_BTC
+            x_BTC = x_BTC + learned(positions_BT)
+        elif self.settings.positions == "sinusoidal":
+            x_BTC = x_BTC + sinusoidal_positions(positions_BT, self.settings.width, x_BTC.dtype)
+        return x_BTC * (1.0 / _STD)
 
     def _turns(self, positions_BT: Tensor) -> Turns | None:
         if self.settings.positions != "rotary":

@@ -53,7 +53,7 @@ def test_initial_values_by_name():
         else:
             outputs = {"encoder": 4 * 2, "decoder": 3 * 3}.get(name.split(".")[0])
             ends = name.endswith((".out.weight", "ff.down.weight"))
-            expected = 0.02 / outputs ** 0.5 if ends else 0.02
+            expected = 0.02 if "embed" in name else (parameter.shape[1] * (outputs if ends else 1)) ** -0.5
             assert parameter.std().item() == pytest.approx(expected, rel=0.05), name
         assert torch.equal(parameter, model.initial(name, parameter.shape, 3)), name
 
