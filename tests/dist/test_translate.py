@@ -6,9 +6,11 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from translate_case import TOLERANCE, reference_gradient
+from translate_case import TOLERANCE, generated, reference_gradient
 
 from dstrain.config.load import load_recipe
+from dstrain.config.translate import PairSource
+from dstrain.data.pairs.numbers import english, german
 from dstrain.doctor.case import Case
 from dstrain.doctor.proofs.gradient import difference
 from dstrain.doctor.proofs.resume import differences_after_two_stops, forget_after, resumable, run_to_end
@@ -92,3 +94,27 @@ def test_a_translator_continued_on_another_shape_has_the_same_rows_and_losses(tr
     for one, there in zip(read_lines(before.metrics), read_lines(after.metrics), strict=True):
         assert there["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert (there["lr"], there["tokens"]) == (one["lr"], one["tokens"])
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_ranks_without_a_single_pair_take_part_in_every_step(translator, stage):
+    """One to three pairs a step on four ranks: some have filler rows alone, in every step others."""
+    recipe = replace(translator.recipe, batch=replace(translator.recipe.batch, tokens=60, micro_tokens=60))
+    alone, = translator.ranks(1).run(short_run, recipe, "zero1_fp32", 8, False)
+    among_four = translator.ranks(4).run(short_run, recipe, f"zero{stage}_fp32", 8, False)[0]
+    assert all(line["scored"] <= 60 for line in alone.ledger)
+    error, other_rows = compare(alone, [among_four])
+    assert other_rows == 0 and error <= TOLERANCE
+
+
+def test_generated_scores_do_not_depend_on_ranks_or_stage_and_all_break_off_together(translator, tmp_path):
+    """70 lines, two batches of 64 at most: on three ranks one has nothing to translate."""
+    for side, spelled in (("en", english), ("de", german)):
+        (tmp_path / f"valid.{side}").write_text("".join(f"{spelled(number * 37)}\n" for number in range(70)))
+    valid = PairSource(source_path=str(tmp_path / "valid.en"), target_path=str(tmp_path / "valid.de"))
+    recipe = replace(translator.recipe, data=replace(translator.recipe.data, valid=(valid,)))
+    (expected, left), = translator.ranks(1).run(generated, recipe, "zero1_fp32")
+    assert len(expected["written"]) == 70 and len(set(expected["written"])) > 20 and left is None
+    assert expected["exact"] == 0 and "nrefs:1" in expected["bleu_signature"]
+    for world, ds_config in ((2, "zero1_fp32"), (3, "zero2_fp32"), (2, "zero3_fp32")):
+        assert translator.ranks(world).run(generated, recipe, ds_config) == [(expected, None)] * world
