@@ -49,7 +49,7 @@ def reference_gradient(recipe: Recipe) -> dict[str, torch.Tensor]:
 
 
 def generated(ranks: Ranks, recipe: Recipe, ds_config: str) -> tuple[dict | None, dict | None]:
-    """Scores of what the untrained model writes, and that itself; and what comes of it when the last rank must leave."""
+    """Scores of what the untrained model writes, and that itself; and what comes when the last rank must leave."""
     scored = scores.corpus_scores
     scores.corpus_scores = lambda hypotheses, references: {**scored(hypotheses, references), "written": hypotheses}
     family = family_of(recipe)
