@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from threading import Event
 from typing import Any
@@ -18,9 +17,9 @@ from dstrain.data.lanes import Lane, Stream
 from dstrain.data.reading.malformed import MalformedLines, Warn, to_stderr
 from dstrain.data.parsed import parsed
 from dstrain.data.place import check_place, merge_places, place_after
-from dstrain.data.prefetch import Prefetched
 from dstrain.data.preparing.prepared import PreparedCorpus, corpora_of
 from dstrain.data.scan import Reader
+from dstrain.data.step_feed import Step, StepFeed
 from dstrain.data.reading.sources import Corpus
 from dstrain.data.tokenizers.tokenizer import Tokenizer
 from dstrain.data.validation import valid_batches
@@ -29,27 +28,7 @@ from dstrain.data.workers import workers_for
 __all__ = ["Step", "TrainFeed", "filler_batch", "merge_places", "valid_batches"]
 
 
-@dataclass(frozen=True)
-class Step:
-    """What one rank trains on in one optimizer step."""
-
-    number: int
-    """of the optimizer step, from 1"""
-    micro_batches: list[Batch]
-    """equal in number and shapes on all ranks"""
-    place: dict[str, Any]
-    """plain JSON: where this rank's lanes stand after this step"""
-    rows_hash: int
-    """this rank's part of the ledger's hash: the ranks' sum, wrapped to int64, is the step's"""
-    stats: dict[str, Any]
-    """of this rank: `scored` targets, `targets_by_source` (the same, a list), `positions` (filler and padding too),
-    `filled` ones that hold a token, `words` and `documents` that started, `cut` documents that go on in a later row,
-    `bad_lines` since this process began, `epochs`: whole ones, per source"""
-    wait_s: float = 0.0
-    """how long next() waited for it"""
-
-
-class TrainFeed:
+class TrainFeed(StepFeed):
     """One rank's steps, for ever, prepared in a thread and `data.prefetch_steps` ahead.
 
     `warn` hears of malformed lines and, on the first rank, of long skips; by default standard error does.
@@ -71,19 +50,7 @@ class TrainFeed:
         def produce(stop: Event) -> Iterator[Step]:
             return _steps(recipe, tokenizer, corpora, rank, shape, place, warn, pin, stop)
 
-        self._steps = Prefetched(produce, recipe.data.prefetch_steps, name=f"train feed of rank {rank}")
-
-    def __iter__(self) -> TrainFeed:
-        return self
-
-    def __next__(self) -> Step:
-        asked = time.perf_counter()
-        step = next(self._steps)
-        return replace(step, wait_s=time.perf_counter() - asked)
-
-    def close(self) -> None:
-        """Ends the thread. Steps that were prepared and not taken are in nobody's place."""
-        self._steps.close()
+        super().__init__(produce, recipe.data.prefetch_steps, rank)
 
 
 def _steps(recipe: Recipe, tokenizer: Tokenizer, corpora: list[Corpus | PreparedCorpus], rank: int, shape: Shape,

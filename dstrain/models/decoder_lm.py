@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -20,6 +19,7 @@ from dstrain.nn.init import initial_weight
 from dstrain.nn.layers import Block, norm
 from dstrain.nn.masks import can_attend_BTT
 from dstrain.nn.positions import Turns, rotary_turns, sinusoid
+from dstrain.nn.tied import TiedOutput
 
 _STD = 0.02
 
@@ -28,7 +28,7 @@ class Hidden(NamedTuple):
     hidden_BTD: Tensor
 
 
-class DecoderLm(nn.Module):
+class DecoderLm(TiedOutput):
     def __init__(self, model: LmModel, vocab_size: int, length: int) -> None:
         super().__init__()
         self.settings, self.vocab_size, self.length = model, vocab_size, length
@@ -57,24 +57,9 @@ class DecoderLm(nn.Module):
                 x_BTC = block(x_BTC, can_attend_B1TT, turns, keys_B, slots_T)
         return Hidden(self.norm(x_BTC))
 
-    @property
-    def output_weight(self) -> Tensor:
-        """[V, C], tied to the embedding. Under ZeRO-3 it is whole only inside the wrapped module's forward."""
-        return self.embed.weight
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[..., V] in fp32 (fp64 in a double model), for generation; training uses nn/heads.py."""
-        logits = F.linear(hidden, self.output_weight)
-        return logits if logits.dtype == torch.float64 else logits.float()
-
     def new_cache(self, rows: int, capacity: int | None = None) -> KvCache:
         """Room for `capacity` tokens a row, by default the model's length, which is also the most."""
-        capacity = self.length if capacity is None else capacity
-        if capacity > self.length:
-            raise ValueError(f"a cache of {capacity} tokens goes beyond this model's length {self.length}")
-        layers, heads, width = self.settings.layers, self.settings.heads, self.settings.width
-        return KvCache(rows, capacity, layers, heads, width // heads, self.output_weight.dtype,
-                       self.output_weight.device)
+        return self.cache_of(rows, capacity, self.settings.layers)
 
     @torch.no_grad()
     def extend(self, ids_BT: Tensor, lengths_B: Tensor, cache: KvCache) -> Tensor:

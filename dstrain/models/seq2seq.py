@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,11 +20,12 @@ from dstrain.nn.init import initial_weight
 from dstrain.nn.layers import Block, CrossBlock, norm
 from dstrain.nn.masks import can_attend_earlier_B1TT, can_attend_source_B11S
 from dstrain.nn.positions import Turns, rotary_turns
+from dstrain.nn.tied import TiedOutput
 
 _STD = 0.02
 
 
-class Seq2Seq(nn.Module):
+class Seq2Seq(TiedOutput):
     def __init__(self, model: TranslateModel, source_vocab: int, target_vocab: int, shared: bool, length: int) -> None:
         """`shared`: source and target have one vocabulary, and one embedding."""
         super().__init__()
@@ -59,16 +59,6 @@ class Seq2Seq(nn.Module):
             x_BTC = self._run(block, x_BTC, can_attend_B1TT, turns, source_BSC, can_attend_B11S, keys_B, positions_T)
         return Hidden(self.decoder_norm(x_BTC))
 
-    @property
-    def output_weight(self) -> Tensor:
-        """[V, C], tied to the target's embedding. Under ZeRO-3 it is whole only inside the wrapped module's forward."""
-        return self.embed.weight
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[..., V] in fp32 (fp64 in a double model), for generation; training uses nn/heads.py."""
-        logits = F.linear(hidden, self.output_weight)
-        return logits if logits.dtype == torch.float64 else logits.float()
-
     @torch.no_grad()
     def encode(self, source_BS: Tensor, source_lengths_B: Tensor) -> SourceMemory:
         """What `extend` needs of the sources, without gradients: every decoder layer's keys and values of them."""
@@ -77,12 +67,7 @@ class Seq2Seq(nn.Module):
 
     def new_cache(self, rows: int, capacity: int | None = None) -> KvCache:
         """Room for `capacity` target tokens a row, by default the model's length, which is also the most."""
-        capacity = self.length if capacity is None else capacity
-        if capacity > self.length:
-            raise ValueError(f"a cache of {capacity} tokens goes beyond this model's length {self.length}")
-        layers, heads, width = self.settings.decoder_layers, self.settings.heads, self.settings.width
-        return KvCache(rows, capacity, layers, heads, width // heads, self.output_weight.dtype,
-                       self.output_weight.device)
+        return self.cache_of(rows, capacity, self.settings.decoder_layers)
 
     @torch.no_grad()
     def extend(self, ids_BT: Tensor, lengths_B: Tensor, cache: KvCache, memory: SourceMemory) -> Tensor:

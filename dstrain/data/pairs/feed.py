@@ -5,9 +5,7 @@ Every rank reads and tokenizes all pairs, which is cheap beside training on them
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from threading import Event
 from typing import Any
@@ -15,7 +13,6 @@ from typing import Any
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import Shape, shape_of
-from dstrain.data.feed import Step
 from dstrain.data.hashing import wrap_int64
 from dstrain.data.pairs.blocks import Block, BlockStart, blocks_from
 from dstrain.data.pairs.pair import pair_parser
@@ -24,17 +21,17 @@ from dstrain.data.pairs.pair_place import PairPlace, check_pair_place, merge_pai
 from dstrain.data.pairs.pair_validation import valid_pairs, valid_texts
 from dstrain.data.pairs.stream import Mix, PairStream
 from dstrain.data.pairs.windows import Window, next_window, rows_of_rank
-from dstrain.data.prefetch import Prefetched
 from dstrain.data.reading.malformed import MalformedLines, Warn, to_stderr
 from dstrain.data.reading.pair_sources import PairCorpus, pair_corpora, pairs_bytes
 from dstrain.data.scan import Reader
+from dstrain.data.step_feed import Step, StepFeed
 from dstrain.data.tokenizers.pair_tokenizer import PairTokenizer
 from dstrain.data.workers import Parse, Workers
 
 __all__ = ["PairFeed", "Step", "filler_pairs", "merge_pair_places", "pairs_bytes", "valid_pairs", "valid_texts"]
 
 
-class PairFeed:
+class PairFeed(StepFeed):
     """One rank's steps, for ever, prepared in a thread and `data.prefetch_steps` ahead.
 
     `warn` hears of malformed lines and of long skips on the first rank; by default standard error does.
@@ -54,19 +51,7 @@ class PairFeed:
         def produce(stop: Event) -> Iterator[Step]:
             return _steps(recipe, tokenizer, corpora, rank, shape, place, warn or to_stderr, pin, stop)
 
-        self._steps = Prefetched(produce, recipe.data.prefetch_steps, name=f"train feed of rank {rank}")
-
-    def __iter__(self) -> PairFeed:
-        return self
-
-    def __next__(self) -> Step:
-        asked = time.perf_counter()
-        step = next(self._steps)
-        return replace(step, wait_s=time.perf_counter() - asked)
-
-    def close(self) -> None:
-        """Ends the thread. Steps that were prepared and not taken are in nobody's place."""
-        self._steps.close()
+        super().__init__(produce, recipe.data.prefetch_steps, rank)
 
 
 def _steps(recipe: Recipe, tokenizer: PairTokenizer, corpora: Sequence[PairCorpus], rank: int, shape: Shape,
