@@ -81,7 +81,7 @@ def _tuple(hint: Any, tree: Marked, name: str) -> tuple:
         example = "[{...}, ...]" if dataclasses.is_dataclass(kinds[0]) else "[1.0, ...]"
         raise _wrong(tree, name, f"must be a list; write {example}")
     if not open_ended and len(tree.value) != len(kinds):
-        raise _wrong(tree, name, f"has {len(tree.value)} entries and needs {len(kinds)}; write {len(kinds)}")
+        raise _wrong(tree, name, f"must have {len(kinds)} entries; write {len(kinds)}")
     if open_ended:
         kinds = kinds[:1] * len(tree.value)
     return tuple(_value(kind, item, f"{name}.{i}") for i, (kind, item) in enumerate(zip(kinds, tree.value)))

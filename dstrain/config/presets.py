@@ -81,9 +81,12 @@ def _pairs_in_folder(source: PairSource, folder: str, languages: tuple[str, str]
         return replace(source, hub=downloaded, revision=None)
     found = [_text_of(folder, source.split, language) for language in languages]
     if None in found:
-        raise UserError(f"data.folder is {folder!r}, and it holds neither {source.hub} nor the split {source.split!r} "
-                        f"as {source.split}.{languages[0]} and {source.split}.{languages[1]} (plain, .gz or .zst; "
-                        f"looked in {os.getcwd()}); correct it, or leave it out to read from the hub")
+        files = " or ".join(f"{name}.{languages[0]} and {name}.{languages[1]}"
+                            for name in SPLIT_NAMES.get(source.split, (source.split,)))
+        what = (f"it holds neither {source.hub} nor the split {source.split!r} as {files} (plain, .gz or .zst)"
+                if os.path.isdir(folder) else "there is no such folder")
+        raise UserError(f"data.folder is {folder!r}, and {what}; looked in {os.getcwd()}; correct it, or leave it out "
+                        f"to read from the hub")
     return PairSource(source_path=found[0], target_path=found[1], weight=source.weight)
 
 

@@ -24,6 +24,9 @@ def check_translate(recipe: Recipe, place_of: PlaceOf) -> None:
     check_sizes(recipe.model, SIZES, "tiny, small, base", place_of)
     _check_data(recipe, place_of)
     _check_batch(recipe, place_of)
+    if recipe.valid.beam > 1 and not recipe.valid.translate and not recipe.log.samples:
+        raise UserError(f"{place_of('valid.beam')}: valid.beam is {recipe.valid.beam}, but nothing is translated in "
+                        f"validation (valid.translate is off, log.samples 0); remove it")
     if recipe.engine.compile:
         raise UserError(f"{place_of('engine.compile')}: engine.compile is on, but batches of pairs have another shape "
                         f"at almost every step, and each would be compiled anew; remove it")
@@ -38,9 +41,13 @@ def _check_data(recipe: Recipe, place_of: PlaceOf) -> None:
     if not data.train:
         raise UserError(f"{place_of('data.train')}: data.train is an empty list, so there is nothing to train on; "
                         f"give a source, for example [{{embedded: numbers-en-de, part: train}}]")
+    asked_for = {source.embedded for source in data.valid if source.embedded is not None}
     for split in ("train", "valid"):
         for i, source in enumerate(getattr(data, split)):
             name = f"data.{split}.{i}"
+            if split == "train" and source.part != "train" and source.embedded in asked_for:
+                raise UserError(f"{place_of(f'{name}.part')}: {name}.part is {shown(source.part)}, which holds the "
+                                f"pairs that data.valid asks for; write part: train")
             check_pairs(source, data.languages, name, lambda key: place_of(f"{name}.{key}"))
 
 
@@ -81,9 +88,9 @@ def _kind(source: PairSource, name: str, place_of: PlaceOf) -> str:
                               for key, value in given.items())
         raise UserError(f"{place_of('path')}: {name} has {listed}; keep one of them (the others: null)")
     kind, value = next(iter(given.items()))
-    if not value.strip():
-        raise UserError(f"{place_of('hub' if kind == 'hub' else 'path')}: {name}.{kind} is {shown(value)}, which names "
-                        f"nothing; correct it")
+    for key in ("path", "source_path", "target_path", "hub"):
+        if (said := getattr(source, key)) is not None and not said.strip():
+            raise UserError(f"{place_of(key)}: {name}.{key} is {shown(said)}, which names nothing; correct it")
     if kind == "path" and kind_of(PurePath(value)) not in (".tsv", ".jsonl"):
         raise UserError(f"{place_of('path')}: {name}.path is {shown(value)}, which is neither .tsv nor .jsonl (each "
                         f"plain, .gz or .zst); name the two files of parallel text as source_path and target_path")

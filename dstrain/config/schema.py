@@ -164,7 +164,8 @@ class Run:
     steps: int | None = bounded(None, low=1, high=MOST_STEPS)
     """optimizer steps; or say `tokens`"""
     tokens: int | None = bounded(None, low=1, high=MOST_STEPS)
-    """instead of `steps`: positions to train on, rows x length a step, rounded up to whole steps"""
+    """instead of `steps`: positions to train on, rounded up to whole steps; a step has rows x length of them, or where
+    a batch is counted in tokens batch.tokens, at most"""
     seed: int = bounded(1, low=0, high=2**31 - 1)
     """decides order, initial weights and dropout"""
     max_minutes: float | None = bounded(None, above=0.0)

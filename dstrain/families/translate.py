@@ -62,11 +62,13 @@ def _row_texts(batch: PairBatch, tokenizer: PairTokenizer) -> Iterator[tuple[int
 
 
 def _data_in_words(recipe: Recipe, stats: dict[str, int]) -> list[str]:
-    over_long = stats["cut"] + stats["dropped"]
-    fate = {"cut": "cut", "drop": "left out"}[recipe.batch.over_long]
-    return [f"{100 * (1 - stats['filled'] / max(1, stats['positions'])):.1f} % of the positions are padding, "
-            f"{stats['documents']} pairs; {over_long} of the pairs read for it are longer than {recipe.batch.length} "
-            f"tokens and were {fate}"]
+    batch, padding = recipe.batch, 1 - stats["filled"] / max(1, stats["positions"])
+    if batch.over_long == "cut":
+        over_long = f"{stats['cut']:,} of them cut to {batch.length} tokens a side"
+    else:
+        over_long = (f"{stats['window_dropped']:,} with more than {batch.length} tokens on a side were left out to "
+                     f"fill its window of {batch.window:,}")
+    return [f"{100 * padding:.1f} % of the positions are padding, {stats['documents']:,} pairs; {over_long}"]
 
 
 def _step_in_words(recipe: Recipe, shape: Shape) -> str:
@@ -79,7 +81,9 @@ def _generated_scores(model: torch.nn.Module, tokenizer: PairTokenizer, recipe: 
                       must_leave: Any) -> dict | None:
     if not recipe.valid.translate:
         return {}
-    return generated_scores(model, tokenizer, valid_texts(recipe), ranks, recipe.valid.beam, alone, must_leave)
+    with ranks.together("reading the validation pairs"):
+        pairs = valid_texts(recipe)
+    return generated_scores(model, tokenizer, pairs, ranks, recipe.valid.beam, alone, must_leave)
 
 
 TRANSLATE = Family(

@@ -37,8 +37,9 @@ def generated_scores(model: nn.Module & EncoderDecoder, tokenizer: PairTokenizer
                 return None
             mine = first + (ranks.rank if alone else 0)
             numbers = batches[mine] if mine < len(batches) else []
-            results = translate_lines(model, tokenizer, [lines[n] for n in numbers], beam)
-            translated |= {n: result.text for n, result in zip(numbers, results, strict=True)}
+            with ranks.together("translating the validation sources"):
+                results = translate_lines(model, tokenizer, [lines[n] for n in numbers], beam)
+                translated |= {n: result.text for n, result in zip(numbers, results, strict=True)}
     hypotheses = {n: text for of_rank in ranks.gather(translated) for n, text in of_rank.items()}
     with ranks.together("scoring translations"):
         scores = None

@@ -22,7 +22,7 @@ from dstrain.train.run import Run
 from dstrain.train.run_folder import RunFolder, replace, write_json
 from dstrain.train.state import recipe_text
 
-PACKAGES = ("torch", "deepspeed", "tiktoken", "datasets", "numpy", "tensorboard")
+PACKAGES = ("torch", "deepspeed", "tiktoken", "datasets", "numpy", "tensorboard", "sacrebleu")
 
 
 def say_run(run: Run, first: Any) -> None:
@@ -120,4 +120,8 @@ def _epochs(run: Run, targets: float, bytes_a_target: float) -> str:
     text_bytes = run.family.text_bytes(run.recipe)
     if not text_bytes or not bytes_a_target:
         return "epochs unknown until the data was read once"
-    return f"about {targets * bytes_a_target / text_bytes:.2f} epochs of {text_bytes / 1e6:,.1f} MB text"
+    return f"about {targets * bytes_a_target / text_bytes:.2f} epochs of {_size(text_bytes)} text"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count:,} bytes of"

@@ -33,6 +33,8 @@ class Gauges:
         self._filled += stats["filled"]
         self._positions += stats["positions"]
         self._bad_lines = stats["bad_lines"]
+        if "dropped" in stats:  # of pairs, those that were too long
+            self._over_long = (self._over_long or 0) + stats["dropped"] + stats["cut"]
         self._wait_s += batch.wait_s
         if self.shares:
             for source, targets in enumerate(stats["targets_by_source"]):
@@ -42,13 +44,16 @@ class Gauges:
         """By TensorBoard tag. All ranks call it together, after `window_s` seconds of training; one all-reduce."""
         waits = [0.0] * self.ranks.world
         waits[self.ranks.rank] = self._wait_s
-        numbers = torch.tensor([self._filled, self._positions, self._bad_lines, *self._targets, *waits],
-                               dtype=torch.float64, device=self.ranks.device)
-        filled, positions, bad_lines, *others = self.ranks.sum(numbers).tolist()
+        numbers = torch.tensor([self._filled, self._positions, self._bad_lines, self._over_long or 0, *self._targets,
+                                *waits], dtype=torch.float64, device=self.ranks.device)
+        filled, positions, bad_lines, over_long, *others = self.ranks.sum(numbers).tolist()
+        counts_over_long = self._over_long is not None
         targets, waits = others[:len(self.shares)], others[len(self.shares):]
         self._clear()
         shown = {"data/pad_share": 1 - filled / max(1.0, positions), "data/bad_lines": bad_lines,
                  WAIT_SHARE: max(waits) / window_s}  # of the rank that waits longest: the others wait for it
+        if counts_over_long:
+            shown["data/over_long"] = over_long
         if sum(targets):
             shown |= {tag: count / sum(targets) for tag, count in zip(self.shares, targets)}
         if self.peak is not None:
@@ -64,6 +69,7 @@ class Gauges:
 
     def _clear(self) -> None:
         self._filled, self._positions, self._bad_lines, self._wait_s = 0, 0, 0, 0.0
+        self._over_long: int | None = None
         self._targets = [0] * len(self.shares)
 
 

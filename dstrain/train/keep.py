@@ -15,7 +15,7 @@ def save(run: Run) -> None:
     run.sinks.sync()
     run.ranks.agree(run.sinks.error, "writing the run's records")
     places = run.ranks.gather(state.place)
-    if places[0] not in places[1:]:  # else nothing was trained since they were merged or loaded
+    if any(place != places[0] for place in places):  # else merged or loaded, and nothing was trained since
         state.place = run.family.merge_places(places)
     run.saver.save(state.to_json(), lambda where: write_side_files(where, run.recipe, run.tokenizer),
                    is_best=state.best_step == state.step)

@@ -61,7 +61,7 @@ def test_the_preset_s_sizes_give_way_to_what_is_set_beside_it(tmp_path):
     ("data.lanes=4", "unknown key 'lanes' in data"),
     ("objective.weights=[1.0]", "unknown key 'weights' in objective"),
     ("data.languages=[en, en]", "must name two languages"),
-    ("data.languages=[en]", "has 1 entries and needs 2"),
+    ("data.languages=[en]", "must have 2 entries"),
     ("data.languages=[en, fr]", "which is in en and de"),
     ("data.train=[]", "nothing to train on"),
     ("data.train.0.embedded=null", "has neither path nor source_path"),
@@ -72,7 +72,8 @@ def test_the_preset_s_sizes_give_way_to_what_is_set_beside_it(tmp_path):
     ("data.train=[{path: a.tsv, columns: [1, 1]}]", "must be two different columns"),
     ("data.train=[{path: a.tsv, split: test}]", "only a dataset of the hub"),
     ("data.train=[{hub: a/b, part: train}]", "only embedded pairs have parts"),
-    ("data.train=[{hub: ' '}]", "names nothing"),
+    ("data.train=[{hub: ' '}]", "data.train.0.hub is ' ', which names nothing"),
+    ("data.train=[{source_path: a.en, target_path: ''}]", "data.train.0.target_path is '', which names nothing"),
     ("batch.micro_tokens=99", "batch.micro_tokens is 99, but one pair may have batch.length 100"),
     ("batch.micro_tokens=1001", "more than batch.tokens 1000"),
     ("model.heads=3", "does not divide model.width 128"),
@@ -83,6 +84,17 @@ def test_a_mistake_is_one_line_that_names_it(tmp_path, override, said):
     with pytest.raises(UserError, match=".*" + said.replace("(", r"\(").replace("[", r"\[")) as refused:
         loaded(tmp_path, override)
     assert "\n" not in str(refused.value)
+
+
+def test_numbers_to_validate_on_are_not_trained_on(tmp_path):
+    for part in ("all", "valid"):
+        with pytest.raises(UserError, match="data.train.0.part is .*holds the pairs that data.valid asks for"):
+            loaded(tmp_path, "data.valid=[{embedded: numbers-en-de, part: valid}]", f"data.train.0.part={part}")
+
+
+def test_a_beam_that_nothing_is_translated_with_is_refused(tmp_path):
+    with pytest.raises(UserError, match="valid.beam is 4, but nothing is translated in validation"):
+        loaded(tmp_path, "valid={beam: 4, translate: false}", "log.samples=0")
 
 
 def test_rows_in_a_deepspeed_file_are_refused_where_the_batch_is_counted_in_tokens(tmp_path):
@@ -118,8 +130,10 @@ def test_a_folder_gives_the_hub_s_splits_as_parallel_text(tmp_path):
     assert [(Path(s.source_path).name, Path(s.target_path).name) for s in (*recipe.data.train, *recipe.data.valid)] == [
         ("train.en.gz", "train.de"), ("val.en", "val.de.zst")]
     (data / "val.en").unlink()
-    with pytest.raises(UserError, match="holds neither a/b nor the split 'validation' as validation.en"):
+    with pytest.raises(UserError, match="holds neither a/b nor the split 'validation' as validation.en .* val.en"):
         loaded(tmp_path, f"data.folder={data}", text=hub)
+    with pytest.raises(UserError, match="data.folder is .*gone', and there is no such folder"):
+        loaded(tmp_path, f"data.folder={tmp_path / 'gone'}", text=hub)
 
 
 def test_both_families_name_the_same_sections():

@@ -195,7 +195,8 @@ def test_statistics_count_what_can_be_counted_by_hand(tmp_path):
     recipe = pair_recipe(parallel(tmp_path, [("ab", "c d"), ("abcd", "e")]), window=2)
     step, = steps_of(recipe, 1)
     assert step.stats == {"scored": 6, "filled": 14, "positions": 18, "words": 5, "documents": 2, "cut": 0,
-                          "dropped": 0, "targets_by_source": [6], "bad_lines": 0, "epochs": [1]}
+                          "dropped": 0, "window_dropped": 0, "targets_by_source": [6], "bad_lines": 0,
+                          "epochs": [1]}
 
 
 def test_pairs_that_are_too_long_are_dropped_or_cut_and_counted_on_the_first_rank(tmp_path):
@@ -205,6 +206,7 @@ def test_pairs_that_are_too_long_are_dropped_or_cut_and_counted_on_the_first_ran
     dropped = pair_recipe(source, length=10, window=9, tokens=100)
     ranks = [steps_of(dropped, 4, rank, 2) for rank in range(2)]
     in_window = [step.stats["dropped"] for step in ranks[0] if step.place["window"] * 9 <= 9]
+    assert ranks[0][0].stats["window_dropped"] == ranks[0][0].stats["dropped"]
     assert sum(in_window) in (3, 4) and all(step.stats["dropped"] == 0 for step in ranks[1])
     texts = [pair for steps in zip(*ranks) for step in steps for pair in texts_of([step])]
     assert max(max(map(len, pair)) for pair in texts) == 9

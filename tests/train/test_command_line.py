@@ -90,7 +90,7 @@ def test_a_run_leaves_what_the_design_promises(place):
 FIRST_SCREEN = (
     "0.025M parameters (25,376)",                               # 257 x 32, two blocks of 8,544, and 64
     "data       1,536 targets in 6 steps, 0.061 per parameter",  # 6 x 8 x 32
-    "epochs of 0.0 MB text", "step 1: 0.0 % of the positions are padding",
+    "bytes of text", "step 1: 0.0 % of the positions are padding",
     "step       8 rows x 32 = 256 positions: 1 rank(s) x 2 micro-batch(es) of 4 rows (train_batch_size 8)",
     "optimizer  AdamW, lr 0.0006, weight decay 0.1; by WarmupCosineLR, warm-up 2 steps",
     "engine     zero1_fp32: ZeRO stage 1 on cpu",

@@ -84,6 +84,7 @@ def _steps(recipe: Recipe, tokenizer: PairTokenizer, corpora: Sequence[PairCorpu
                 stats = _stats(window, own, made, len(corpora)) | {
                     "epochs": [stream.epoch for stream in streams],
                     "dropped": window.over_long if first and rows is batches[0] else 0,
+                    "window_dropped": window.over_long if first else 0,
                     "bad_lines": sum(tally.bad for tally in tallies) if first else 0}
                 yield Step(at.step, [batch.pin() for batch in made] if pin else made, at.as_json(), hashed, stats)
     finally:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import shape_of
+from dstrain.config.translate import PairData
 from dstrain.data.pairs.pair import Pair, pair_parser
 from dstrain.data.pairs.pair_batch import PairBatch, collate_pairs
 from dstrain.data.pairs.windows import cut_by_length
 from dstrain.data.reading.malformed import MalformedLines, Warn
-from dstrain.data.reading.pair_sources import pair_corpora
+from dstrain.data.reading.pair_sources import corpora_of_pairs, pair_corpora
 from dstrain.data.reading.text import Malformed
 from dstrain.data.scan import read_once
 from dstrain.data.tokenizers.pair_tokenizer import PairTokenizer
@@ -35,10 +37,16 @@ def valid_pairs(recipe: Recipe, tokenizer: PairTokenizer, rank: int, world: int,
 
 
 def valid_texts(recipe: Recipe) -> list[tuple[str, str]]:
-    """(source, target) of all validation pairs in their own order, uncut; what is malformed is left out."""
+    """(source, target) of all validation pairs in their own order, uncut; what is malformed is left out. They are read
+    once, and kept."""
+    return _texts(recipe.data)
+
+
+@lru_cache(maxsize=1)
+def _texts(data: PairData) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    for corpus in pair_corpora(recipe, "valid"):
-        tally = MalformedLines(corpus, recipe.data.bad_share, 1, _quiet)  # named when they were scored
+    for corpus in corpora_of_pairs(data, "valid"):
+        tally = MalformedLines(corpus, data.bad_share, 1, _quiet)  # named when they were scored
         for file in range(corpus.file_count):
             for number, raw in corpus.documents(file):
                 tally.see(0)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 
 from dstrain.config.schema import Recipe, Source
-from dstrain.config.translate import PairSource
+from dstrain.config.source_files import kind_of
+from dstrain.config.translate import PairData, PairSource
 from dstrain.data.pairs.numbers import SpelledNumbers
 from dstrain.data.reading.hub_shards import HubShards
 from dstrain.data.reading.pair_columns import PairColumns
@@ -22,8 +24,11 @@ from dstrain.data.reading.sources import Corpus
 
 def pair_corpora(recipe: Recipe, split: str) -> list[PairCorpus]:
     """The sources of a split. Errors come at once: no such file, no such language."""
-    return [PairCorpus(source, number, split, recipe.data.languages)
-            for number, source in enumerate(getattr(recipe.data, split))]
+    return corpora_of_pairs(recipe.data, split)
+
+
+def corpora_of_pairs(data: PairData, split: str) -> list[PairCorpus]:
+    return [PairCorpus(source, number, split, data.languages) for number, source in enumerate(getattr(data, split))]
 
 
 def pairs_bytes(recipe: Recipe) -> int | None:
@@ -41,7 +46,6 @@ def open_corpus(source: Source | PairSource, number: int, split: str,
 class PairCorpus:
     """One source of pairs: its files, listed at once, and their pairs, read when they are asked for."""
 
-    what_to_correct = "data.languages"
     shortens_skips = ""
 
     def __init__(self, source: PairSource, number: int, split: str, languages: tuple[str, str]):
@@ -50,6 +54,8 @@ class PairCorpus:
         paths = source.source_path and f"{source.source_path}, {source.target_path}"
         self.name = f"{self.place} ({paths or source.path or source.hub or source.embedded})"
         self._languages = languages
+        columns = source.path is not None and kind_of(Path(source.path)) == ".tsv"
+        self.what_to_correct = f"{self.place}.columns" if columns else "data.languages"
         if source.hub is not None:
             self._shelf = HubShards(source, self.place, PairColumns(languages))
         elif source.embedded is not None:
