@@ -29,12 +29,12 @@ def test_asked_at_random_moments_until_finished_it_is_the_run_never_asked():
 
 def test_a_limited_run_has_left_and_saved_before_its_time_is_over(tmp_path):
     place = harness.lay_out(tmp_path / "limited")
-    limit_s = 15.0
+    limit_s = 24.0
     job = harness.start(place, "run.dir=limited", "run.steps=100000", "schedule.name=WarmupLR", "checkpoint.keep=2",
                         f"run.max_minutes={limit_s / 60}")
     assert job.wait() == [LEFT, LEFT], job.words()
     assert time.monotonic() - job.began < limit_s, job.words()
     run = RunFolder(place / "limited/run")
     step = max(line["step"] for line in read_lines(run.metrics))
-    assert f"left at step {step} of 100000, on run.max_minutes=0.25" in job.words()
+    assert f"left at step {step} of 100000, on run.max_minutes=0.4" in job.words()
     assert (run.checkpoints / "latest").read_text() == f"step_{step:08d}\n"
