@@ -14,7 +14,7 @@ from pathlib import Path
 from dstrain.cluster.prepared_there import prepared_there
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Data, Recipe, Source
-from dstrain.config.source_files import files_named, pair_files
+from dstrain.config.source_files import files_of
 from dstrain.config.translate import PairSource, PairTokenizers
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -93,15 +93,12 @@ class _Network:
 
 def _source(source: Source | PairSource, place: str, network: _Network, libraries: Libraries, places: list,
             notes: list) -> None:
-    if isinstance(source, PairSource) and source.hub is None:
-        files = [] if source.embedded else [path for pair in pair_files(source, place) for path in pair]
-        places.extend(Needed(place, folder) for folder in dict.fromkeys(path.parent for path in files))
-    elif source.path is not None:
-        folders = dict.fromkeys(path.parent for path in files_named(source.path, place))
+    if source.hub is None:
+        folders = dict.fromkeys(path.parent for path in files_of(source, place))
         places.extend(Needed(place, folder) for folder in folders)
-    elif source.hub is not None and os.path.isdir(os.path.expanduser(source.hub)):
+    elif os.path.isdir(os.path.expanduser(source.hub)):
         places.append(Needed(place, Path(source.hub).expanduser()))
-    elif source.hub is not None:
+    else:
         if not _HUB_NAME.fullmatch(source.hub):
             raise UserError(f"{place}.hub: {source.hub!r} is neither a folder (looked in {os.getcwd()}) nor the name "
                             f"of a dataset on the hub, which is NAMESPACE/NAME, such as Salesforce/wikitext")

@@ -10,12 +10,11 @@ from dstrain.config.hints import shown
 from dstrain.config.rules_model import check_sizes
 from dstrain.config.schema import Recipe
 from dstrain.config.source_files import kind_of
+from dstrain.config.source_rules import refuse_hub_keys
 from dstrain.config.translate import PairSource
 
 SIZES = ("width", "heads", "encoder_layers", "decoder_layers", "ff")
 EMBEDDED_LANGUAGES = ("en", "de")
-HUB_KEYS = {"config": None, "split": "train", "revision": None}
-"""and what they are when nobody sets them"""
 
 PlaceOf = Callable[[str], str]
 
@@ -54,11 +53,8 @@ def _check_data(recipe: Recipe, place_of: PlaceOf) -> None:
 def check_pairs(source: PairSource, languages: tuple[str, str], name: str, place_of: PlaceOf) -> None:
     """Raises UserError for the first rule that is broken; `place_of("path")` says where that key stands."""
     kind = _kind(source, name, place_of)
-    for key, default in HUB_KEYS.items():
-        value = getattr(source, key)
-        if kind != "hub" and value != default:
-            raise UserError(f"{place_of(key)}: {name}.{key} is {shown(value)}, but only a dataset of the hub has one; "
-                            f"remove it, or name the dataset as hub")
+    if kind != "hub":
+        refuse_hub_keys(source, name, place_of)
     if kind != "embedded" and source.part != "all":
         raise UserError(f"{place_of('part')}: {name}.part is {shown(source.part)}, but only embedded pairs have parts; "
                         f"remove it")

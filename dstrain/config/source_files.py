@@ -7,8 +7,18 @@ import os
 from pathlib import Path
 
 from dstrain.config.errors import UserError
+from dstrain.config.schema import Source
 from dstrain.config.source_rules import ENDINGS, PACKED, READABLE
 from dstrain.config.translate import PairSource
+
+
+def files_of(source: Source | PairSource, place: str) -> list[Path]:
+    """All files of a source that is not on the hub; none where it is embedded."""
+    if source.embedded is not None:
+        return []
+    if isinstance(source, PairSource):
+        return [path for pair in pair_files(source, place) for path in pair]
+    return files_named(source.path, place)
 
 
 def files_named(pattern: str, place: str) -> list[Path]:

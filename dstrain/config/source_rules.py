@@ -9,6 +9,7 @@ from pathlib import PurePath
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
 from dstrain.config.schema import Source
+from dstrain.config.translate import PairSource
 
 PACKED = (".gz", ".zst")
 ENDINGS = (".txt", ".jsonl", ".parquet")
@@ -22,11 +23,8 @@ PlaceOf = Callable[[str], str]
 def check_source(source: Source, name: str, place_of: PlaceOf) -> None:
     """Raises UserError for the first rule that is broken; `place_of("path")` says where that key stands."""
     kind = _kind(source, name, place_of)
-    for key, default in HUB_KEYS.items():
-        value = getattr(source, key)
-        if kind != "hub" and value != default:
-            raise UserError(f"{place_of(key)}: {name}.{key} is {shown(value)}, but only a dataset of the hub has one; "
-                            f"remove it, or name the dataset as hub")
+    if kind != "hub":
+        refuse_hub_keys(source, name, place_of)
     if kind != "embedded" and source.part != "all":
         remedy = "set split" if kind == "hub" else "give the files of each part as a path of their own"
         raise UserError(f"{place_of('part')}: {name}.part is {shown(source.part)}, but only an embedded corpus has "
@@ -39,6 +37,15 @@ def check_source(source: Source, name: str, place_of: PlaceOf) -> None:
                         f"has fields, and parquet and the hub columns; remove it")
     if source.starts is not None:
         _check_starts(source, kind, name, place_of("starts"))
+
+
+def refuse_hub_keys(source: Source | PairSource, name: str, place_of: PlaceOf) -> None:
+    """Of a source that is no dataset of the hub."""
+    for key, default in HUB_KEYS.items():
+        value = getattr(source, key)
+        if value != default:
+            raise UserError(f"{place_of(key)}: {name}.{key} is {shown(value)}, but only a dataset of the hub has one; "
+                            f"remove it, or name the dataset as hub")
 
 
 def _kind(source: Source, name: str, place_of: PlaceOf) -> str:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
-from dstrain.models.decoder_lm import sinusoidal_positions
 from dstrain.nn.layers import NORM_EPS
 from dstrain.nn.positions import BASE
+from dstrain.nn.transformer import sinusoidal_positions
 
 WeightOf = Callable[[str], Tensor]
 

@@ -71,7 +71,7 @@ def _step_in_words(recipe: Recipe, shape: Shape) -> str:
     batch = recipe.batch
     empty = f", {shape.rows - batch.rows} of them empty" if shape.rows > batch.rows else ""
     return (f"{batch.rows} rows x {batch.length} = {positions_a_step(recipe):,} positions: {shape.world} rank(s) x "
-            f"{shape.accumulation} micro-batch(es) of {shape.micro_rows} rows (train_batch_size {shape.rows}{empty})")
+            f"{shape.accumulation} micro-batch(es) of {shape.a_pass()} (train_batch_size {shape.rows}{empty})")
 
 
 def _shrunk(recipe: Recipe) -> Recipe:

@@ -33,7 +33,7 @@ def _objective(recipe: Recipe) -> SmoothedNextToken:
 
 
 def _filler(recipe: Recipe, world: int) -> PairBatch:
-    return filler_pairs(recipe)
+    return filler_pairs()
 
 
 def _samples(model: torch.nn.Module, tokenizer: PairTokenizer, recipe: Recipe) -> list[str]:

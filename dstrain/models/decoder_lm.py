@@ -6,29 +6,19 @@ Shapes: B rows, T positions, S slots of the cache, C channels, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dstrain.config.schema import LmModel
 from dstrain.nn.cache import KvCache
 from dstrain.nn.chance import KeyedDropout, name_sites
-from dstrain.nn.init import initial_weight
 from dstrain.nn.layers import Block, norm
 from dstrain.nn.masks import can_attend_BTT
-from dstrain.nn.positions import Turns, rotary_turns, sinusoid
-from dstrain.nn.tied import TiedOutput
-
-_STD = 0.02
+from dstrain.nn.transformer import EMBEDDING_STD, Hidden, Transformer
 
 
-class Hidden(NamedTuple):
-    hidden_BTD: Tensor
-
-
-class DecoderLm(TiedOutput):
+class DecoderLm(Transformer):
     def __init__(self, model: LmModel, vocab_size: int, length: int) -> None:
         super().__init__()
         self.settings, self.vocab_size, self.length = model, vocab_size, length
@@ -47,14 +37,9 @@ class DecoderLm(TiedOutput):
         slots_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
         can_attend_B1TT = can_attend_BTT(segments_BT).unsqueeze(1)
         x_BTC = self.embed_dropout(self._embedded(ids_BT, positions_BT), keys_B, slots_T)
-        turns = self._turns(positions_BT)
+        turns = self.turns(positions_BT)
         for block in self.blocks:
-            if self.settings.checkpoint_activations and torch.is_grad_enabled():
-                # Dropout is keyed, so the recomputation repeats it without any generator's state.
-                x_BTC = checkpoint(block, x_BTC, can_attend_B1TT, turns, keys_B, slots_T,
-                                   use_reentrant=False, preserve_rng_state=False)
-            else:
-                x_BTC = block(x_BTC, can_attend_B1TT, turns, keys_B, slots_T)
+            x_BTC = self.run(block, x_BTC, can_attend_B1TT, turns, keys_B, slots_T)
         return Hidden(self.norm(x_BTC))
 
     def new_cache(self, rows: int, capacity: int | None = None) -> KvCache:
@@ -69,27 +54,16 @@ class DecoderLm(TiedOutput):
         """
         extension = cache.extend(ids_BT.shape[1], lengths_B)
         x_BTC = self.embed_dropout(self._embedded(ids_BT, extension.positions_BT), None, None)
-        turns = self._turns(extension.positions_BT)
+        turns = self.turns(extension.positions_BT)
         for block, memory in zip(self.blocks, extension.memories, strict=True):
             x_BTC = block(x_BTC, extension.can_attend_B1TS, turns, None, None, memory)
         return self.norm(x_BTC)
 
-    def initial(self, name: str, shape: Sequence[int], seed: int) -> Tensor:
-        """A parameter's first value, fp32 on the CPU, from its qualified name within this model."""
-        module_name, kind = name.rsplit(".", 1)
-        if kind == "bias":
-            return torch.zeros(tuple(shape))
-        if module_name.endswith("norm"):
-            return torch.ones(tuple(shape))
+    def initial_std(self, module_name: str, shape: Sequence[int]) -> float:
         if module_name.endswith(("attention.out", "ff.down")):
             # 2 * layers such outputs add up in the residual stream: this keeps their sum at the size of one.
-            return initial_weight(name, shape, _STD / (2 * self.settings.layers) ** 0.5, seed)
-        return initial_weight(name, shape, _STD, seed)
-
-    def no_decay(self, name: str) -> bool:
-        """Norms and biases are never decayed."""
-        module_name, kind = name.rsplit(".", 1)
-        return kind == "bias" or module_name.endswith("norm")
+            return EMBEDDING_STD / (2 * self.settings.layers) ** 0.5
+        return EMBEDDING_STD
 
     def hidden_matrices(self) -> dict[str, int]:
         """The matrices inside the blocks, which Muon may update: parameter names, and how many matrices stand in each,
@@ -98,19 +72,4 @@ class DecoderLm(TiedOutput):
                 for name, count in block.matrices().items()}
 
     def _embedded(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
-        x_BTC = self.embed(ids_BT)
-        if self.embed_positions is not None:
-            return x_BTC + self.embed_positions(positions_BT)
-        if self.settings.positions == "sinusoidal":
-            return x_BTC + sinusoidal_positions(positions_BT, self.settings.width, x_BTC.dtype)
-        return x_BTC
-
-    def _turns(self, positions_BT: Tensor) -> Turns | None:
-        if self.settings.positions != "rotary":
-            return None
-        return rotary_turns(positions_BT, self.settings.width // self.settings.heads, self.output_weight.dtype)
-
-
-def sinusoidal_positions(positions_BT: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """[B, T, C], at the embedding's own initial size: at size 1 they would drown tokens of size 0.02."""
-    return _STD * sinusoid(positions_BT, width, dtype)
+        return self.with_places(self.embed(ids_BT), positions_BT, self.embed_positions)

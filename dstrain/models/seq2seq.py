@@ -9,23 +9,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dstrain.config.translate import TranslateModel
-from dstrain.models.decoder_lm import Hidden, sinusoidal_positions
 from dstrain.nn.cache import KvCache
 from dstrain.nn.chance import KeyedDropout, name_sites
 from dstrain.nn.cross_attention import SourceMemory
-from dstrain.nn.init import initial_weight
 from dstrain.nn.layers import Block, CrossBlock, norm
 from dstrain.nn.masks import can_attend_earlier_B1TT, can_attend_source_B11S
-from dstrain.nn.positions import Turns, rotary_turns
-from dstrain.nn.tied import TiedOutput
-
-_STD = 0.02
+from dstrain.nn.transformer import EMBEDDING_STD, Hidden, Transformer
 
 
-class Seq2Seq(TiedOutput):
+class Seq2Seq(Transformer):
     def __init__(self, model: TranslateModel, source_vocab: int, target_vocab: int, shared: bool, length: int) -> None:
         """`shared`: source and target have one vocabulary, and one embedding."""
         super().__init__()
@@ -54,9 +48,9 @@ class Seq2Seq(TiedOutput):
         positions_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
         can_attend_B1TT = can_attend_earlier_B1TT(lengths_B, ids_BT.shape[1])
         x_BTC = self.embed_dropout(self._embedded(ids_BT, positions_T[None]), keys_B, positions_T)
-        turns = self._turns(positions_T[None])
+        turns = self.turns(positions_T[None])
         for block in self.decoder:
-            x_BTC = self._run(block, x_BTC, can_attend_B1TT, turns, source_BSC, can_attend_B11S, keys_B, positions_T)
+            x_BTC = self.run(block, x_BTC, can_attend_B1TT, turns, source_BSC, can_attend_B11S, keys_B, positions_T)
         return Hidden(self.decoder_norm(x_BTC))
 
     @torch.no_grad()
@@ -77,30 +71,19 @@ class Seq2Seq(TiedOutput):
         """
         extension = cache.extend(ids_BT.shape[1], lengths_B)
         x_BTC = self.embed_dropout(self._embedded(ids_BT, extension.positions_BT), None, None)
-        turns = self._turns(extension.positions_BT)
+        turns = self.turns(extension.positions_BT)
         for block, source, own in zip(self.decoder, memory.layers, extension.memories, strict=True):
             x_BTC = block(x_BTC, extension.can_attend_B1TS, turns, source, memory.can_attend_B11S, None, None, own)
         return self.decoder_norm(x_BTC)
 
-    def initial(self, name: str, shape: Sequence[int], seed: int) -> Tensor:
-        """A parameter's first value, fp32 on the CPU, from its qualified name within this model."""
-        module_name, kind = name.rsplit(".", 1)
-        if kind == "bias":
-            return torch.zeros(tuple(shape))
-        if module_name.endswith("norm"):
-            return torch.ones(tuple(shape))
+    def initial_std(self, module_name: str, shape: Sequence[int]) -> float:
         if "embed" in module_name:
-            return initial_weight(name, shape, _STD, seed)
+            return EMBEDDING_STD
         std = shape[-1] ** -0.5  # what comes out is as large as what goes in
         if module_name.endswith(("attention.out", "ff.down")):
             # So many such outputs add up in a residual stream: this keeps their sum at the size of one.
             std /= sum(len(block.PARTS) for block in getattr(self, module_name.split(".")[0])) ** 0.5
-        return initial_weight(name, shape, std, seed)
-
-    def no_decay(self, name: str) -> bool:
-        """Norms and biases are never decayed."""
-        module_name, kind = name.rsplit(".", 1)
-        return kind == "bias" or module_name.endswith("norm")
+        return std
 
     def hidden_matrices(self) -> dict[str, int]:
         """The matrices inside the blocks, which Muon may update: parameter names, and how many matrices stand in each,
@@ -114,16 +97,10 @@ class Seq2Seq(TiedOutput):
         positions_S = torch.arange(source_BS.shape[1], device=source_BS.device)
         can_attend_B11S = can_attend_source_B11S(lengths_B, source_BS.shape[1])
         x_BSC = self.source_embed_dropout(self._embedded_source(source_BS, positions_S[None]), keys_B, positions_S)
-        turns = self._turns(positions_S[None])
+        turns = self.turns(positions_S[None])
         for block in self.encoder:
-            x_BSC = self._run(block, x_BSC, can_attend_B11S, turns, keys_B, positions_S)
+            x_BSC = self.run(block, x_BSC, can_attend_B11S, turns, keys_B, positions_S)
         return self.encoder_norm(x_BSC), can_attend_B11S
-
-    def _run(self, block: nn.Module, x_BTC: Tensor, *others: Tensor | Turns | None) -> Tensor:
-        if self.settings.checkpoint_activations and torch.is_grad_enabled():
-            # Dropout is keyed, so the recomputation repeats it without any generator's state.
-            return checkpoint(block, x_BTC, *others, use_reentrant=False, preserve_rng_state=False)
-        return block(x_BTC, *others)
 
     def _embedded(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
         return self._placed(self.embed(ids_BT), positions_BT, self.embed_positions)
@@ -135,16 +112,7 @@ class Seq2Seq(TiedOutput):
     def _placed(self, x_BTC: Tensor, positions_BT: Tensor, learned: nn.Embedding | None) -> Tensor:
         """At size one: the output matrix, which the embedding is too, has to be small for a first loss of ln(V), but
         what enters the residual stream must not be, or what the blocks add drowns it."""
-        if learned is not None:
-            x_BTC = x_BTC + learned(positions_BT)
-        elif self.settings.positions == "sinusoidal":
-            x_BTC = x_BTC + sinusoidal_positions(positions_BT, self.settings.width, x_BTC.dtype)
-        return x_BTC * (1.0 / _STD)
-
-    def _turns(self, positions_BT: Tensor) -> Turns | None:
-        if self.settings.positions != "rotary":
-            return None
-        return rotary_turns(positions_BT, self.settings.width // self.settings.heads, self.output_weight.dtype)
+        return self.with_places(x_BTC, positions_BT, learned) * (1.0 / EMBEDDING_STD)
 
     def _check_length(self, side: str, ids_BT: Tensor) -> None:
         if ids_BT.shape[1] > self.length:

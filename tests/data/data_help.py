@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 from dstrain.config.schema import Batch as BatchSizes
@@ -37,11 +38,13 @@ def _sources(items) -> tuple[Source, ...]:
 
 def steps_of(recipe: Recipe, count: int, rank: int = 0, world: int = 1, place: dict | None = None, **more) -> list:
     """The rank's next `count` steps."""
-    feed = TrainFeed(recipe, BYTES, rank, world, place, **more)
-    try:
+    return first_steps(TrainFeed(recipe, BYTES, rank, world, place, **more), count)
+
+
+def first_steps(feed, count: int) -> list:
+    """Of a feed that is closed then."""
+    with closing(feed):
         return [next(feed) for _ in range(count)]
-    finally:
-        feed.close()
 
 
 def global_steps(recipe: Recipe, count: int, world: int, place: dict | None = None) -> list[dict]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data_help import BYTES, EOT, SHARED_DATA, first_steps
+
 from dstrain.config.schema import Recipe, Run
 from dstrain.config.translate import PairData, PairSource, PairTokenizers, TokenBatch, TranslateModel
 from dstrain.data.collate import FILLER_ROW
 from dstrain.data.hashing import wrap_int64
 from dstrain.data.pairs.feed import PairFeed, merge_pair_places
 from dstrain.data.tokenizers.pair_tokenizer import PairTokenizer
-from dstrain.data.tokenizers.tokenizer import ByteTokenizer
 
-SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-BYTES = ByteTokenizer()
-EOT = BYTES.eot
 BOTH_BYTES = PairTokenizer(BYTES, BYTES)
 SETTINGS = {"bad_share": 0.001, "prefetch_steps": 2, "workers": 2}
 
@@ -44,11 +42,7 @@ def pairs_by_rule(count: int, mark: str = "") -> list[tuple[str, str]]:
 
 def steps_of(recipe: Recipe, count: int, rank: int = 0, world: int = 1, place: dict | None = None, **more) -> list:
     """The rank's next `count` steps."""
-    feed = PairFeed(recipe, BOTH_BYTES, rank, world, place, **more)
-    try:
-        return [next(feed) for _ in range(count)]
-    finally:
-        feed.close()
+    return first_steps(PairFeed(recipe, BOTH_BYTES, rank, world, place, **more), count)
 
 
 def global_steps(recipe: Recipe, count: int, world: int, place: dict | None = None) -> list[dict]:

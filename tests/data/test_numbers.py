@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from dstrain.data.pairs.numbers import SpelledNumbers, chosen_numbers, english, german
+from dstrain.data.reading.spelled_numbers import SpelledNumbers, chosen_numbers, english, german
 from dstrain.data.reading.pair_text import TwoSides
 
 BY_HAND = {

@@ -285,7 +285,7 @@ def test_places_that_do_not_belong_together_are_not_merged(recipe):
 
 
 def test_a_filler_scores_nothing_and_stands_where_a_rank_has_no_row(tmp_path):
-    filler = filler_pairs(one_source(tmp_path))
+    filler = filler_pairs()
     assert filler.rows_B.tolist() == [-1] and (filler.labels_BT == -100).all() and filler.words == 0
     assert filler.lengths_B.tolist() == filler.source_lengths_B.tolist() == [0]
     recipe = pair_recipe(parallel(tmp_path, [("a", "b")] * 2), window=2)        # two rows for three ranks
@@ -314,7 +314,7 @@ def test_closing_ends_a_long_search_at_once(tmp_path):
     source = tmp_path / "a.tsv"
     source.write_bytes(b"a\tb\n" * 3_000_000)
     recipe = pair_recipe(PairSource(path=str(source)))
-    corpus, = pair_corpora(recipe, "train")
+    corpus, = pair_corpora(recipe.data, "train")
     place = {"step": 1, "window": 1, "batch": 0, "window_pairs": 64, "files": [corpus.fingerprint],
              "sources": [dict(epoch=0, file=0, document=2_999_990, seen=2_999_990, bad=0, index=0, given=0)]}
     feed = PairFeed(recipe, BOTH_BYTES, 0, 1, place)

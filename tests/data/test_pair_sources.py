@@ -13,7 +13,7 @@ from pairs_help import pair_recipe, parallel
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
 from dstrain.config.translate import PairSource
-from dstrain.data.pairs.numbers import chosen_numbers, german
+from dstrain.data.reading.spelled_numbers import chosen_numbers, german
 from dstrain.data.reading import pair_files
 from dstrain.data.reading.pair_sources import PairCorpus, open_corpus, pairs_bytes
 from dstrain.data.reading.sources import Corpus

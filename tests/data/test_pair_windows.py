@@ -74,7 +74,7 @@ def real_lengths():
         pytest.skip("needs ../shared/data/multi30k")
     source = PairSource(source_path=str(folder / "train.en.gz"), target_path=str(folder / "train.de.gz"))
     recipe = pair_recipe(source, tokenizer="bpe:8192")
-    corpus, = pair_corpora(recipe, "train")
+    corpus, = pair_corpora(recipe.data, "train")
     parse = pair_parser(corpus, pair_tokenizer(recipe, say=lambda line: None), 256, "drop")
     pairs = [parse(raw) for _, raw in islice(corpus.documents(0), 16_384)]
     return [(len(pair.source), len(pair.targets)) for pair in pairs]

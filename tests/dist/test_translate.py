@@ -10,7 +10,7 @@ from translate_case import TOLERANCE, generated, reference_gradient
 
 from dstrain.config.load import load_recipe
 from dstrain.config.translate import PairSource
-from dstrain.data.pairs.numbers import english, german
+from dstrain.data.reading.spelled_numbers import english, german
 from dstrain.doctor.case import Case
 from dstrain.doctor.proofs.gradient import difference
 from dstrain.doctor.proofs.resume import differences_after_two_stops, forget_after, resumable, run_to_end

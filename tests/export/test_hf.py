@@ -15,7 +15,7 @@ from dstrain.config.errors import Trouble, UserError
 from dstrain.export import architectures, hf
 from dstrain.export.hf import export_hf
 from dstrain.infer.sampling import generate
-from dstrain.models import decoder_lm
+from dstrain.nn import transformer
 
 KINDS = [("gelu", "learned", "GPT2LMHeadModel"), ("gelu", "sinusoidal", "GPT2LMHeadModel"),
          ("gelu", "rotary", "GPTNeoXForCausalLM"), ("swiglu", "rotary", "LlamaForCausalLM")]
@@ -68,7 +68,7 @@ def test_logits_are_the_same_in_float64(pair, monkeypatch):
             exact = torch.nn.RMSNorm(48, eps=module.variance_epsilon, dtype=torch.float64)
             exact.load_state_dict(module.state_dict())
             theirs.set_submodule(module_name, exact)
-    monkeypatch.setattr(decoder_lm, "sinusoidal_positions", lambda positions, width, dtype: (
+    monkeypatch.setattr(transformer, "sinusoidal_positions", lambda positions, width, dtype: (
         architectures.sinusoidal_positions(positions, width, torch.float32).to(dtype)))
     ids = ids_of_whole_rows()
     with torch.no_grad():

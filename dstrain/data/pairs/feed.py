@@ -21,7 +21,7 @@ from dstrain.data.pairs.pair_place import PairPlace, check_pair_place, merge_pai
 from dstrain.data.pairs.pair_validation import valid_pairs, valid_texts
 from dstrain.data.pairs.stream import Mix, PairStream
 from dstrain.data.pairs.windows import Window, next_window, rows_of_rank
-from dstrain.data.reading.malformed import MalformedLines, Warn, to_stderr
+from dstrain.data.reading.malformed import MalformedLines, Warn, to_stderr, unsaid
 from dstrain.data.reading.pair_sources import PairCorpus, pair_corpora, pairs_bytes
 from dstrain.data.scan import Reader
 from dstrain.data.step_feed import Step, StepFeed
@@ -42,7 +42,7 @@ class PairFeed(StepFeed):
     def __init__(self, recipe: Recipe, tokenizer: PairTokenizer, rank: int, world: int, place: dict | None = None,
                  warn: Warn | None = None, pin: bool = False):
         shape = shape_of(recipe, world)
-        corpora = pair_corpora(recipe, "train")
+        corpora = pair_corpora(recipe.data, "train")
         for corpus in corpora:
             corpus.fingerprint  # once, and here: a file that cannot be read shows before the thread starts
         if place is not None:
@@ -59,7 +59,7 @@ def _steps(recipe: Recipe, tokenizer: PairTokenizer, corpora: Sequence[PairCorpu
     at = PairPlace.of(place, corpora, recipe)
     seed, start, first = recipe.run.seed, tokenizer.target.eot, rank == 0
     workers = Workers(recipe.data.workers)
-    tallies = [MalformedLines(corpus, recipe.data.bad_share, 1, warn if first else _quiet) for corpus in corpora]
+    tallies = [MalformedLines(corpus, recipe.data.bad_share, 1, warn if first else unsaid) for corpus in corpora]
     streams: list[PairStream] = []
     try:
         for corpus, tally, state in zip(corpora, tallies, at.sources):
@@ -126,7 +126,3 @@ def _stats(window: Window, own: Sequence[int], made: Sequence[PairBatch], source
         "cut": sum(window.pairs[place].over_long for place in own),
         "targets_by_source": by_source,
     }
-
-
-def _quiet(line: str) -> None:
-    """Every rank meets the same lines: the first one says so."""

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import LongTensor, Tensor
 
-from dstrain.config.schema import Recipe
 from dstrain.data.collate import FILLER_ROW, UNSCORED
 from dstrain.data.hashing import row_hash
 from dstrain.data.pairs.pair import Pair
@@ -85,7 +84,7 @@ def collate_pairs(pairs: Sequence[Pair], rows: Sequence[int], start: int) -> Pai
                      words=sum(pair.words for pair in pairs))
 
 
-def filler_pairs(recipe: Recipe) -> PairBatch:
+def filler_pairs() -> PairBatch:
     """A micro-batch of one row that scores nothing: for a rank that has run out of rows."""
     return collate_pairs([], [], start=0)
 

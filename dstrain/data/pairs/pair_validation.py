@@ -11,8 +11,8 @@ from dstrain.config.translate import PairData
 from dstrain.data.pairs.pair import Pair, pair_parser
 from dstrain.data.pairs.pair_batch import PairBatch, collate_pairs
 from dstrain.data.pairs.windows import cut_by_length
-from dstrain.data.reading.malformed import MalformedLines, Warn
-from dstrain.data.reading.pair_sources import corpora_of_pairs, pair_corpora
+from dstrain.data.reading.malformed import MalformedLines, Warn, unsaid
+from dstrain.data.reading.pair_sources import pair_corpora
 from dstrain.data.reading.text import Malformed
 from dstrain.data.scan import read_once
 from dstrain.data.tokenizers.pair_tokenizer import PairTokenizer
@@ -27,7 +27,7 @@ def valid_pairs(recipe: Recipe, tokenizer: PairTokenizer, rank: int, world: int,
     """
     tokens = shape_of(recipe, world).micro_tokens
     number = 0
-    for window in _windows(recipe, tokenizer, warn if rank == 0 else _quiet):
+    for window in _windows(recipe, tokenizer, warn if rank == 0 else unsaid):
         lengths = [(len(pair.source), len(pair.targets)) for pair in window]
         for rows in cut_by_length(lengths, max(tokens, recipe.batch.length) * world):
             if own := range(rank, len(rows), world):
@@ -45,8 +45,8 @@ def valid_texts(recipe: Recipe) -> list[tuple[str, str]]:
 @lru_cache(maxsize=1)
 def _texts(data: PairData) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    for corpus in corpora_of_pairs(data, "valid"):
-        tally = MalformedLines(corpus, data.bad_share, 1, _quiet)  # named when they were scored
+    for corpus in pair_corpora(data, "valid"):
+        tally = MalformedLines(corpus, data.bad_share, 1, unsaid)  # named when they were scored
         for file in range(corpus.file_count):
             for number, raw in corpus.documents(file):
                 tally.see(0)
@@ -65,7 +65,7 @@ def _windows(recipe: Recipe, tokenizer: PairTokenizer, warn: Warn | None) -> Ite
     held: list[Pair] = []
     workers = Workers(recipe.data.workers)
     try:
-        for corpus in pair_corpora(recipe, "valid"):
+        for corpus in pair_corpora(recipe.data, "valid"):
             parse = pair_parser(corpus, tokenizer, recipe.batch.length, over_long="cut")
             tally = MalformedLines(corpus, recipe.data.bad_share, 1, warn)
             for _, document in read_once(corpus, parse, [0], 1, tally, workers):
@@ -78,7 +78,3 @@ def _windows(recipe: Recipe, tokenizer: PairTokenizer, warn: Warn | None) -> Ite
         workers.close()
     if held:
         yield held
-
-
-def _quiet(line: str) -> None:
-    """Every rank meets the same lines: the first one says so."""

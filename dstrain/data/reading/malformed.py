@@ -83,3 +83,7 @@ def most_of_lane(lines: float, bad_share: float, lane_count: int) -> float:
 
 def to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def unsaid(line: str) -> None:
+    """Where every rank meets the same lines: the first one says so."""

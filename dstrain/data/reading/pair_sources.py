@@ -8,32 +8,27 @@ does. A pair with nothing on both sides is passed over; with nothing on one it i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 
 from dstrain.config.schema import Recipe, Source
 from dstrain.config.source_files import kind_of
 from dstrain.config.translate import PairData, PairSource
-from dstrain.data.pairs.numbers import SpelledNumbers
 from dstrain.data.reading.hub_shards import HubShards
 from dstrain.data.reading.pair_columns import PairColumns
 from dstrain.data.reading.pair_files import PairFiles
 from dstrain.data.reading.pair_text import PairText, RawPair, pair_of
-from dstrain.data.reading.sources import Corpus
+from dstrain.data.reading.sources import Corpus, OnShelf
+from dstrain.data.reading.spelled_numbers import SpelledNumbers
 
 
-def pair_corpora(recipe: Recipe, split: str) -> list[PairCorpus]:
+def pair_corpora(data: PairData, split: str) -> list[PairCorpus]:
     """The sources of a split. Errors come at once: no such file, no such language."""
-    return corpora_of_pairs(recipe.data, split)
-
-
-def corpora_of_pairs(data: PairData, split: str) -> list[PairCorpus]:
     return [PairCorpus(source, number, split, data.languages) for number, source in enumerate(getattr(data, split))]
 
 
 def pairs_bytes(recipe: Recipe) -> int | None:
     """Bytes of the targets of all training data, unpacked; None where nobody knows without reading them."""
-    sizes = [corpus.target_bytes() for corpus in pair_corpora(recipe, "train")]
+    sizes = [corpus.target_bytes() for corpus in pair_corpora(recipe.data, "train")]
     return None if None in sizes else sum(sizes)
 
 
@@ -43,7 +38,7 @@ def open_corpus(source: Source | PairSource, number: int, split: str,
     return Corpus(source, number, split) if languages is None else PairCorpus(source, number, split, languages)
 
 
-class PairCorpus:
+class PairCorpus(OnShelf):
     """One source of pairs: its files, listed at once, and their pairs, read when they are asked for."""
 
     shortens_skips = ""
@@ -63,15 +58,6 @@ class PairCorpus:
         else:
             self._shelf = PairFiles(source, self.place, languages)
 
-    @property
-    def file_count(self) -> int:
-        return self._shelf.file_count
-
-    @cached_property
-    def fingerprint(self) -> dict[str, int | str]:
-        """What a place in this source is good for: the number of files, and a digest of what they are."""
-        return {"count": self.file_count, "digest": self._shelf.digest()}
-
     def documents(self, file_number: int, first: int = 0) -> Iterator[tuple[int, RawPair]]:
         """(number, what `text_of` makes text of). Pairs below `first` are left out where that is cheap."""
         return self._shelf.numbered(file_number, first)
@@ -83,7 +69,3 @@ class PairCorpus:
     def target_bytes(self) -> int | None:
         """How much text the targets have, as far as that is known without reading it."""
         return None if isinstance(self._shelf, HubShards) else self._shelf.target_bytes()
-
-    def where(self, file_number: int, number: int) -> str:
-        """A pair's place for a person."""
-        return self._shelf.where(file_number, number)

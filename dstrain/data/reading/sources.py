@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
@@ -20,10 +21,29 @@ from dstrain.data.reading.jsonlines import json_text
 from dstrain.data.reading.shelf import Files
 from dstrain.data.reading.text import Malformed, Raw, Text
 
-__all__ = ["Corpus", "Malformed", "Raw", "Text"]
+__all__ = ["Corpus", "OnShelf", "Malformed", "Raw", "Text"]
 
 
-class Corpus:
+class OnShelf:
+    """A source whose files, or shards, stand on a `_shelf`, listed at once."""
+
+    _shelf: Any
+
+    @property
+    def file_count(self) -> int:
+        return self._shelf.file_count
+
+    @cached_property
+    def fingerprint(self) -> dict[str, int | str]:
+        """What a place in this source is good for: the number of files, and a digest of what they are."""
+        return {"count": self.file_count, "digest": self._shelf.digest()}
+
+    def where(self, file_number: int, document: int) -> str:
+        """A document's place for a person: in a file of lines its number is the line's, in columns the row's."""
+        return self._shelf.where(file_number, document)
+
+
+class Corpus(OnShelf):
     """One source of a recipe: its files, listed at once, and their documents, read when they are asked for."""
 
     shortens_skips = "; `dstrain prepare` makes this instant"
@@ -39,15 +59,6 @@ class Corpus:
         self._starts = self._compile(source.starts)
         self._shelf = (HubShards(source, self.place, TextColumn(source.text_field)) if source.hub else
                        Files(source, self.place, self._starts))
-
-    @property
-    def file_count(self) -> int:
-        return self._shelf.file_count
-
-    @cached_property
-    def fingerprint(self) -> dict[str, int | str]:
-        """What a place in this source is good for: the number of files, and a digest of what they are."""
-        return {"count": self.file_count, "digest": self._shelf.digest()}
 
     def documents(self, file_number: int, first: int = 0) -> Iterator[tuple[int, Raw]]:
         """(document number, what `text_of` makes text of): a document that nobody wants costs no parsing.
@@ -74,10 +85,6 @@ class Corpus:
     def text_bytes(self) -> int | None:
         """How much text there is, unpacked, as far as that is known without reading it."""
         return self._shelf.text_bytes()
-
-    def where(self, file_number: int, document: int) -> str:
-        """A document's place for a person: in a .jsonl file its number is the line's, in columns the row's."""
-        return self._shelf.where(file_number, document)
 
     def _line(self, raw: Raw) -> str | Malformed:
         """A row as a line of a longer document."""

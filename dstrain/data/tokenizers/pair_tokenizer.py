@@ -55,7 +55,7 @@ def _opened(recipe: Recipe, name: str, folder: Path | None, side: str | None, sa
     try:
         if folder is not None or not name.startswith(LEARNED):
             return load_tokenizer(name, folder)
-        corpora = (_OneText(corpus, side) for corpus in pair_corpora(recipe, "train"))
+        corpora = (_OneText(corpus, side) for corpus in pair_corpora(recipe.data, "train"))
         weights = [source.weight for source in recipe.data.train]
         what = "data.train" if side is None else f"the {side} side of data.train"
         return learned_from(name, sampled(corpora, weights, say), say, what)
