@@ -15,7 +15,13 @@ class Finding:
     tolerance: str
     """what it may be, and why"""
     cause: str = ""
-    """likely cause and remedy, where it failed"""
+    """where it failed: the likely cause, as near as the figures tell"""
+    remedy: str = ""
+    """where it failed: what to do"""
+
+
+class NotProven(Exception):
+    """The claim cannot be tried here (its text says why): neither proven nor failed, and said so."""
 
 
 def within(figure: float, bound: float, unit: str, why: str, cause: str) -> Finding:

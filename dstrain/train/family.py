@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable, Iterator, Protocol
 
 import torch
@@ -30,6 +31,31 @@ class Objective(Protocol):
     weights: tuple[float, ...]
 
     def counts(self, batch: Batch) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What the doctor must know of a family, to hold its data and its models to the laws from outside."""
+
+    shrink: Callable[[Recipe], Recipe]
+    """recipe -> the same in small: same classes, data, tokenizer and engine file; a proof on it takes seconds"""
+    excerpt: Callable[[Recipe, Path], Recipe]
+    """(recipe, an empty folder) -> the recipe on the first documents of each of its sources, as small files there: on
+    them whole epochs can be counted"""
+    ragged: Callable[[Batch, int], Batch]
+    """(micro-batch, step) -> the same with rows cut to very different lengths, by step and row number alone"""
+    intruded: Callable[[Recipe, Any], Batch]
+    """(recipe, tokenizer) -> a micro-batch of real tokens with padding, rows of different lengths, and where rows hold
+    documents, several in each"""
+    roles: dict[str, Any]
+    """which of a micro-batch's inputs is what: the fields of dstrain.doctor.subject.Roles, by name"""
+    targets: Callable[[Batch, Any], torch.Tensor]
+    """(micro-batch, tokenizer) -> [B, T] the labels once more, by other means than the training's; -100 elsewhere"""
+    alone: Callable[[Batch, int], Batch]
+    """(micro-batch, b) -> its row b as a micro-batch of its own, without padding"""
+    astray: Callable[..., tuple[int, int]]
+    """(recipe on an excerpt, tokenizer, numbers of ranks) -> (targets lost or doubled in an epoch of training and in a
+    validation, targets counted): against the documents themselves"""
 
 
 @dataclass(frozen=True)
@@ -77,3 +103,5 @@ class Family:
     data; None when a rank had to leave. `alone`: each rank holds the whole model. No function: nothing to generate"""
     shrink: Callable[[Recipe], Recipe] | None
     """recipe -> the same in small, for the doctor: same classes, data, tokenizer and engine file"""
+    anatomy: Anatomy | None = None
+    """what the doctor holds its data and models to the laws with"""

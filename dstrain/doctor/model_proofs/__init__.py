@@ -1,0 +1,1 @@
+"""Proofs on a model and one batch, one claim a file: each has a CLAIM and prove(Subject) -> Finding."""
