@@ -14,7 +14,9 @@ def doctor_command(name: str, overrides: list[str], ds_config: str | None, only:
     os.environ["DS_ACCELERATOR"] = "cpu"  # the proofs run on CPU ranks, wherever they are called
     recipe = load_recipe(name, overrides, ds_config)
     from dstrain.doctor.case import Case
-    from dstrain.doctor.examine import PROOFS, certificate, examine
+    from dstrain.doctor.certificate import certificate
+    from dstrain.doctor.examine import PROOFS, examine
+    from dstrain.doctor.table import lines_of, width_here
     from dstrain.families import family_of
 
     if family_of(recipe).shrink is None:
@@ -30,12 +32,12 @@ def doctor_command(name: str, overrides: list[str], ds_config: str | None, only:
         case.open_data()  # a mistake in the recipe's data is said once, before any proof
         folder.make()
         print(f"{recipe.run.name}: {len(names)} proofs on a shrunk copy of the recipe, on CPU ranks")
-        found = examine(case, names, lambda line: print(line, flush=True))
+        found = examine(case, names, lambda examined: print(*lines_of(examined, width_here()), sep="\n", flush=True))
     finally:
         case.close()
     write_json(folder.path / "doctor.json", certificate(recipe_to_dict(recipe), found, case.not_proven))
-    failed = [examined.name for examined in found if not examined.finding.passed]
-    print(f"{len(found) - len(failed)} of {len(found)} proven; written to {folder.path / 'doctor.json'}")
+    failed = [examined.name for examined in found if examined.failed]
+    print(f"{sum(examined.passed for examined in found)} of {len(found)} proven; written to {folder.path / 'doctor.json'}")
     for what in case.not_proven:
         print(f"not proven here: {what}")
     if failed:

@@ -1,0 +1,49 @@
+"""All proofs of `dstrain doctor`, in the order in which they run: cheap first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal
+
+from dstrain.doctor.case import Case
+from dstrain.doctor.finding import Finding
+from dstrain.doctor.proofs import gradient, labels, masks, resume, same_curve, schedule
+
+At = Literal["data", "shrunk", "full"]
+"""on what a proof is given: the data alone, the recipe in small, the recipe at its full size"""
+
+
+@dataclass(frozen=True)
+class Proof:
+    name: str
+    claim: str
+    at: At
+    prove: Callable[[Case], Finding]
+    """Raises NotProven where the claim cannot be tried"""
+
+
+def _of_the_recipe(name: str, module: ModuleType, at: At = "shrunk") -> Proof:
+    """A proof by the production path: module.prove(case)."""
+    return Proof(name, module.CLAIM, at, module.prove)
+
+
+def _of_the_model(name: str, module: ModuleType, at: At = "shrunk") -> Proof:
+    """A proof on the model and one batch: module.prove(subject)."""
+    def prove(case: Case) -> Finding:
+        return module.prove(case.full_subject() if at == "full" else case.subject())
+
+    return Proof(name, module.CLAIM, at, prove)
+
+
+_ALL = (
+    _of_the_recipe("labels", labels, at="data"),
+    _of_the_recipe("masks", masks),
+    _of_the_recipe("gradient", gradient),
+    _of_the_recipe("schedule", schedule),
+    _of_the_recipe("same_curve", same_curve),
+    _of_the_recipe("resume", resume),
+)
+
+PROOFS: dict[str, Proof] = {proof.name: proof for proof in _ALL}
