@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import platform
 import socket
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 
 from dstrain import __version__
+from dstrain.config.code_hash import code_hash
 from dstrain.guard.machine import boot_id
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.interfaces import in_use, interfaces
@@ -39,15 +39,6 @@ def versions() -> dict[str, str | None]:
     return {"python": platform.python_version(), "torch": torch.__version__, "deepspeed": _version("deepspeed"),
             "nccl": None if nccl is None else ".".join(map(str, nccl)), "cuda": torch.version.cuda,
             "dstrain": __version__}
-
-
-@functools.cache
-def code_hash() -> str:
-    """Of dstrain's own files: two checkouts may have one version and different code."""
-    folder, all_files = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        all_files.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
-    return all_files.hexdigest()[:8]
 
 
 def _version(package: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dstrain.config.errors import UserError
+from dstrain.config.flat import flat
 from dstrain.config.load import recipe_to_dict
 from dstrain.config.schema import Recipe
 
@@ -22,7 +23,7 @@ MAY_MOVE = (".path", ".source_path", ".target_path", ".hub", ".revision")
 
 def changes_since(saved: Recipe, recipe: Recipe, where: str) -> list[str]:
     """What is different from the recipe of the checkpoint, said in lines; refuses what cannot be continued."""
-    before, now = _flat(recipe_to_dict(saved)), _flat(recipe_to_dict(recipe))
+    before, now = flat(recipe_to_dict(saved)), flat(recipe_to_dict(recipe))
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     fixed = [key for key in changed if key.startswith(FIXED) and not key.endswith(MAY_MOVE)]
     if fixed:
@@ -47,11 +48,3 @@ def _shape_in_words(shape: dict) -> str:
     a_pass = f"{shape['micro_tokens']} tokens" if "micro_tokens" in shape else f"{shape.get('micro_rows')} rows"
     return (f"{ranks} {'rank' if ranks == 1 else 'ranks'}, ZeRO-{shape.get('zero_stage')}, {shape.get('precision')}, "
             f"{shape.get('accumulation')} x {a_pass}")
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        return {prefix: value}
-    return {key: leaf for name, part in items
-            for key, leaf in _flat(part, f"{prefix}.{name}" if prefix else str(name)).items()}
