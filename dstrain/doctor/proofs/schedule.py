@@ -38,7 +38,7 @@ def largest_error(case: Case, schedule: Schedule, world: int = 1, micro_rows: in
                    for rule, lrs in found for step, lr in zip(range(1, STEPS + 1), lrs, strict=True))
 
 
-def asked_share(schedule: Schedule, step: int) -> float:
+def asked_share(schedule: Schedule, step: int, steps: int = STEPS) -> float:
     """What a reader of the recipe expects: the warm-up reaches the peak in its last step, the end is the floor."""
     rise = min(1.0, step / schedule.warmup_steps if schedule.warmup_steps else 1.0)
     if rise < 1.0:
@@ -46,8 +46,8 @@ def asked_share(schedule: Schedule, step: int) -> float:
     if schedule.name == "WarmupLR" or step == schedule.warmup_steps:
         return 1.0
     if schedule.name == "WarmupStableDecayLR":
-        return schedule.floor + (1 - schedule.floor) * min(1.0, (STEPS - step) / schedule.decay_steps)
-    progress = (step - schedule.warmup_steps) / (STEPS - schedule.warmup_steps)
+        return schedule.floor + (1 - schedule.floor) * min(1.0, (steps - step) / schedule.decay_steps)
+    progress = (step - schedule.warmup_steps) / (steps - schedule.warmup_steps)
     above_floor = 1.0 - progress if schedule.name == "WarmupDecayLR" else math.cos(math.pi * progress) / 2 + 0.5
     return schedule.floor + (1 - schedule.floor) * above_floor
 
