@@ -1,0 +1,143 @@
+"""Greedy continuations twice: as `generate` and `translate` make them, with a cache, and by whole forward passes.
+
+What is continued is a text, or, where a model encodes a source, an empty target beside it.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from dstrain.data.collate import FILLER_ROW, Part, Row, collate
+from dstrain.data.pairs.pair import Pair
+from dstrain.data.pairs.pair_batch import collate_pairs
+from dstrain.doctor.case import Case
+from dstrain.doctor.finding import NotProven
+from dstrain.infer.sampling import generate
+from dstrain.infer.ties import greedy_ties
+from dstrain.infer.translate import limit_of, translate_ids
+from dstrain.nn.mode import in_eval
+
+NEW_TOKENS = 8
+WATCHED, EXCHANGED, LONGER = (2, 5, 3), 7, 11
+"""tokens of the beginnings that are watched, of the one beside them, and of a longer one in its place"""
+STEPS = 8
+
+
+@dataclass(frozen=True)
+class Continued:
+    """One beginning's continuation."""
+
+    ids: list[int]
+    logprob: float
+    """sum over its tokens, the one that ends it included"""
+    ties: int
+    """choices that hang on rounding in the model's own precision"""
+
+
+class Texts:
+    """Of a model that continues a text: prompts."""
+
+    def __init__(self, case: Case, tokenizer: Any):
+        self._tokenizer = tokenizer
+        with closing(case.family.train_feed(case.recipe, tokenizer, 0, 1, None)) as feed:
+            ids = torch.cat([batch.ids_BT[batch.ids_BT != tokenizer.eot]
+                             for step in islice(feed, STEPS) for batch in step.micro_batches]).tolist()
+        *self.watched, self.third, self.other, self.longer = self._prompts(ids)
+
+    def cached(self, model: torch.nn.Module, prompts: list[str]) -> list[Continued]:
+        return [Continued(found.ids, sum(found.logprobs), found.ties)
+                for found in generate(model, self._tokenizer, prompts, NEW_TOKENS)]
+
+    def uncached(self, model: torch.nn.Module, prompt: str) -> Continued:
+        """By the forward pass of training on the row so far, alone, one for each token."""
+        start = self._tokenizer.encode(prompt).tolist()
+        most = min(NEW_TOKENS, model.length - len(start))
+
+        def inputs(ids: list[int]) -> dict[str, torch.Tensor]:
+            row = Row(0, [Part(None, np.array([*start, *ids, 0]), 0, False)])
+            return collate([row], 1, len(start) + len(ids) + 1, self._tokenizer.eot).inputs()
+
+        return _by_forward_passes(model, inputs, self._tokenizer.eot, most, ends_count=False)
+
+    def _prompts(self, ids: list[int]) -> list[str]:
+        """Real text of as many tokens as asked; not every run of tokens is some text's (half a character)."""
+        texts, start = [], 0
+        for size in (*WATCHED, EXCHANGED, EXCHANGED, LONGER):
+            for start in range(start, len(ids) - size):
+                text = self._tokenizer.decode(ids[start:start + size])
+                if len(self._tokenizer.encode(text)) == size and text not in texts:
+                    texts.append(text)
+                    start += size
+                    break
+            else:
+                raise NotProven(f"the first {STEPS} steps hold no {len(WATCHED) + 3} texts to continue")
+        return texts
+
+
+class Sources:
+    """Of a model that encodes a source: its tokens, for which a target is written."""
+
+    def __init__(self, case: Case, tokenizer: Any):
+        self._start = tokenizer.target.eot
+        with closing(case.family.train_feed(case.recipe, tokenizer, 0, 1, None)) as feed:
+            found = [batch.source_BS[b, :length].tolist() for step in islice(feed, STEPS)
+                     for batch in step.micro_batches for b, length in enumerate(batch.source_lengths_B.tolist())
+                     if batch.rows_B[b] != FILLER_ROW]
+        end, inner = tokenizer.source.eot, [token for source in found for token in source[:-1]]
+        if len(inner) < 2 * LONGER:
+            raise NotProven(f"the first {STEPS} steps hold no {2 * LONGER} tokens of a source")
+        sizes = (*WATCHED, EXCHANGED, EXCHANGED, LONGER)
+        starts = np.cumsum([0, *sizes[:-1]]) % (len(inner) - LONGER)
+        *self.watched, self.third, self.other, self.longer = (
+            [*inner[start:start + size - 1], end] for start, size in zip(starts, sizes))
+        if self.other == self.third:
+            self.other = [*self.third[-2::-1], end]
+
+    def cached(self, model: torch.nn.Module, sources: list[list[int]]) -> list[Continued]:
+        """`translate`, greedy. Its score is divided by a function of the number of tokens."""
+        limits = [min(NEW_TOKENS, limit_of(len(source), model.length)) for source in sources]
+        found = translate_ids(model, sources, self._start, beam=1, limits=limits)
+        return [Continued(each.ids, each.score * (5 + len(each.ids) + (each.stopped == "end")) / 6, each.ties)
+                for each in found]
+
+    def uncached(self, model: torch.nn.Module, source: list[int]) -> Continued:
+        """By the forward pass of training on the pair so far, alone, one for each token."""
+        most = min(NEW_TOKENS, limit_of(len(source), model.length))
+
+        def inputs(ids: list[int]) -> dict[str, torch.Tensor]:
+            pair = Pair(np.array(source), np.array([*ids, 0]))
+            return collate_pairs([pair], [0], self._start).inputs()
+
+        return _by_forward_passes(model, inputs, self._start, most, ends_count=True)
+
+
+def beginnings(case: Case, model: torch.nn.Module, tokenizer: Any) -> Texts | Sources:
+    """What this model can continue; NotProven where nothing here generates with it."""
+    missing = [name for name in ("new_cache", "extend", "logits", "length") if not hasattr(model, name)]
+    if missing:
+        raise NotProven(f"the model has no {', '.join(missing)}: nothing generates with it")
+    return Sources(case, tokenizer) if hasattr(model, "encode") else Texts(case, tokenizer)
+
+
+@torch.no_grad()
+def _by_forward_passes(model: torch.nn.Module, inputs: Any, eot: int, most: int, ends_count: bool) -> Continued:
+    ids: list[int] = []
+    logprob, ties = 0.0, 0
+    with in_eval(model):
+        while len(ids) < most:
+            hidden = model(**inputs(ids), keys_B=None)[0]
+            logits_V = model.logits(hidden)[0, -1].double()
+            token = int(logits_V.argmax())
+            ties += int(greedy_ties(logits_V[None], 1e-12))
+            if token != eot or ends_count:
+                logprob += float(logits_V.log_softmax(dim=0)[token])
+            if token == eot:
+                break
+            ids.append(token)
+    return Continued(ids, logprob, ties)

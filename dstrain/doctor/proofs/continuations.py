@@ -1,0 +1,83 @@
+"""What is generated with a cache, beside others, is what whole forward passes of the row alone give."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+
+from dstrain.doctor.case import Case
+from dstrain.doctor.continued import NEW_TOKENS, Continued, Sources, Texts, beginnings
+from dstrain.doctor.finding import Finding, largest, relative
+from dstrain.runtime.engine import fill_weights
+
+CLAIM = "generated with a cache is generated without one, whatever stands beside"
+ROUNDING = {"float64": 1e-9, "float32": 1e-4}
+LOUDER = 8.0
+"""initial weights are so small that all tokens are nearly as likely: times this, what is attended decides"""
+
+
+def prove(case: Case) -> Finding:
+    """Three comparisons: with a cache and without, in float64; beside a longer neighbour, too; and beside another one
+    of as many tokens, where the shapes are the same and no bit may differ."""
+    tokenizer = case.tokenizer()
+    model = louder_model(case, tokenizer)
+    rows = beginnings(case, model, tokenizer)
+    exact = copy.deepcopy(model).double()
+    beside = rows.cached(exact, [*rows.watched, rows.third])
+    alone = [rows.uncached(exact, start) for start in [*rows.watched, rows.third]]
+    of_cache, ties = differences(beside, alone)
+    of_longer, more_ties = differences(beside[:-1], rows.cached(exact, [*rows.watched, rows.longer])[:-1])
+    in_float32, float32_ties = differences(rows.cached(model, [*rows.watched, rows.third]), alone)
+    bits, tokens = changed_bits(model, rows)
+    faults = [fault for fault, there in {
+        f"a cache changes them (by {of_cache:.1e})": of_cache > ROUNDING["float64"],
+        f"a longer neighbour changes them (by {of_longer:.1e})": of_longer > ROUNDING["float64"],
+        f"in float32 a cache changes them (by {in_float32:.1e})": in_float32 > ROUNDING["float32"],
+        f"another neighbour changes {bits} of them": bits > 0}.items() if there]
+    if not tokens:
+        faults.append("nothing was generated")
+    return Finding(
+        not faults, f"{of_cache:.1e} between cache and none, {of_longer:.1e} beside a longer neighbour, {in_float32:.1e} "
+        f"in float32, relative, in log p of {tokens} tokens; {bits} changed by another neighbour; {ties + more_ties} "
+        f"ties, {float32_ties} in float32",
+        f"{ROUNDING['float64']:.0e} relative in float64, {ROUNDING['float32']:.0e} in float32: other shapes round "
+        "otherwise, and only a tie may choose another token; none where the shapes are the same",
+        f"{'; '.join(faults)}: padding or another row is attended, or what is cached stands at another position than "
+        "in training" if faults else "",
+        "compare the model's `extend` with its `forward`: positions, masks, and which slots a row has filled"
+        if faults else "")
+
+
+def louder_model(case: Case, tokenizer: object) -> torch.nn.Module:
+    """The untrained model with larger matrices."""
+    trainee = case.family.build_trainee(case.recipe, tokenizer)
+    fill_weights(trainee, lambda name, shape: case.family.initial_weight(trainee.model, name, shape,
+                                                                         case.recipe.run.seed), rank=0)
+    with torch.no_grad():
+        for parameter in trainee.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(LOUDER)
+    return trainee.model
+
+
+def differences(found: list[Continued], expected: list[Continued]) -> tuple[float, int]:
+    """(largest relative difference in log p, how many were left out because of a tie); another token without a tie is
+    infinitely different."""
+    errors, ties = [0.0], 0
+    for one, other in zip(found, expected, strict=True):
+        if one.ids == other.ids:
+            errors.append(relative(one.logprob, other.logprob))
+        elif one.ties or other.ties:
+            ties += 1
+        else:
+            errors.append(math.inf)
+    return largest(errors), ties
+
+
+def changed_bits(model: torch.nn.Module, rows: Texts | Sources) -> tuple[int, int]:
+    """(continuations that differ, their tokens) when the row beside them is exchanged for one of as many tokens."""
+    watched = len(rows.watched)
+    one, other = (rows.cached(model, [*rows.watched, beside])[:watched] for beside in (rows.third, rows.other))
+    return sum(a != b for a, b in zip(one, other)), sum(len(a.ids) for a in one)
