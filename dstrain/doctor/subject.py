@@ -26,6 +26,8 @@ class Roles:
     """[B, T] number of the document within its row; negative in padding"""
     with_source: tuple[str, ...] = ()
     """other tensors of [B, S]; any other of [B, T] goes with `ids`"""
+    chance: tuple[str, ...] = ()
+    """tensors that decide dropout and nothing else: where there is none, nothing reads them"""
 
 
 class Seen(NamedTuple):
@@ -64,3 +66,5 @@ class Subject:
     """(module, features of a head) -> its logits [B, T, V], in the features' dtype and graph"""
     exact: bool
     """what may not be seen changes no bit; otherwise the order of sums may depend on it (experts that sort tokens)"""
+    frozen: tuple[str, ...] = ()
+    """parameters that are meant to stay as they are, by name or by a pattern such as encoder.*"""
