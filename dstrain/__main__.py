@@ -77,7 +77,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dstrain {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    command = _add(commands, "recipes", _recipes, "list the named runs", "dstrain recipes")
+    for add in (_add_training, _add_doctor, _add_submit, _add_status, _add_eval_and_generate, _add_translate,
+                _add_export, _add_records):
+        add(commands)
+    return parser
+
+
+def _add_training(commands) -> None:
+    _add(commands, "recipes", _recipes, "list the named runs", "dstrain recipes")
     command = _add(commands, "train", _train, "train a recipe, or go on with it",
                    "dstrain train quickstart run.steps=50\n  deepspeed --num_accelerators 2 launch/train.py quickstart")
     _add_recipe(command)
@@ -89,19 +96,30 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--fresh", action="store_true", help="start over: remove what the run folder has of this run")
     command.add_argument("--yes", action="store_true", help="with --fresh: do not ask")
 
-    command = _add(commands, "doctor", _doctor, "prove the recipe's training on a shrunk copy of it",
-                   "dstrain doctor quickstart")
-    _add_recipe(command)
-    command.add_argument("--deepspeed_config", metavar="FILE",
-                         help="DeepSpeed JSON; wins over the recipe's engine.config")
-    command.add_argument("--only", metavar="PROOF", action="append", help="run this proof alone (may be repeated)")
-
     command = _add(commands, "prepare", _prepare, "tokenize a recipe's data once, for machines without text or network",
                    "dstrain prepare quickstart --out prepared/quickstart\n"
                    "  dstrain train quickstart data.prepared=prepared/quickstart")
     _add_recipe(command)
     command.add_argument("--out", metavar="DIR", help="where to write; default: data.prepared, or prepared/RUN_NAME")
 
+
+def _add_doctor(commands) -> None:
+    command = _add(commands, "doctor", _doctor, "prove the recipe's training before the GPU hours",
+                   "dstrain doctor quickstart\n  dstrain doctor my.yaml optim.lr=1e-3 --only masks,gradient\n"
+                   "  dstrain doctor my.yaml --device cuda\n  dstrain doctor --self-test")
+    _add_recipe(command, needed=False)
+    command.add_argument("--deepspeed_config", metavar="FILE",
+                         help="DeepSpeed JSON; wins over the recipe's engine.config")
+    command.add_argument("--only", metavar="PROOF,...", action="append",
+                         help="run these proofs alone (may be repeated)")
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu",
+                         help="cpu (default): CPU ranks, wherever this runs; cuda: this machine's GPUs, with the kernels "
+                              "that training will run")
+    command.add_argument("--self-test", action="store_true",
+                         help="plant each known fault and see its proof fail; without RECIPE on quickstart")
+
+
+def _add_submit(commands) -> None:
     command = _add(commands, "submit", _submit, "check a job, write its batch script and submit it to Slurm",
                    "dstrain submit quickstart --nodes 2 --gpus 8 --time 12:00:00 --dry-run\n"
                    "  dstrain submit my.yaml --nodes 2 --gpus 8 --sweep optim.lr=1e-3,2e-3,3e-3")
@@ -123,14 +141,20 @@ def _parser() -> argparse.ArgumentParser:
                          help="so long before its time limit a job saves and leaves (default: 120)")
     command.add_argument("--shared", action="store_true",
                          help="the nodes see this machine's disk (it serves it to them)")
+    command.add_argument("--require-doctor", action="store_true",
+                         help="refuse a recipe that `dstrain doctor` has not proven as it is now")
     command.add_argument("--dry-run", action="store_true", help="check and print the script; write and submit nothing")
 
+
+def _add_status(commands) -> None:
     command = _add(commands, "status", _status, "show how runs stand: step, loss, speed, time left, job, checkpoint",
                    "dstrain status\n  dstrain status runs/quickstart")
     command.add_argument("run", nargs="*", metavar="RUN",
                          help="run folder, or several; without one: what trains, waits or ended today in runs/")
     command.add_argument("--all", action="store_true", help="every run in runs/")
 
+
+def _add_eval_and_generate(commands) -> None:
     command = _add(commands, "eval", _eval, "score a run on its validation data", "dstrain eval runs/quickstart")
     _add_run(command)
 
@@ -155,6 +179,8 @@ def _parser() -> argparse.ArgumentParser:
                          help="end before this text (may be repeated)")
     command.add_argument("--seed", type=int, help="of the sampling (default: 0); needs a temperature")
 
+
+def _add_translate(commands) -> None:
     command = _add(commands, "translate", _translate, "translate standard input line by line with a trained translator",
                    "dstrain translate runs/multi30k-en-de --beam 5 < source.en > target.de")
     _add_run(command)
@@ -168,6 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--average", type=int, default=1, metavar="N",
                          help="use the mean of the weights of the last N checkpoints (default: 1)")
 
+
+def _add_export(commands) -> None:
     command = _add(commands, "export", _export, "write a run's model for other software",
                    "dstrain export runs/quickstart --to hf --out quickstart-hf")
     _add_run(command)
@@ -175,6 +203,8 @@ def _parser() -> argparse.ArgumentParser:
                          help="hf: a Hugging Face model folder, which transformers loads")
     command.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not hold anything yet")
 
+
+def _add_records(commands) -> None:
     command = _add(commands, "verify", _verify, "check every byte of a run's checkpoints",
                    "dstrain verify runs/quickstart")
     command.add_argument("run", metavar="RUN", help="run folder, or one checkpoint in it")
@@ -188,7 +218,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("run", metavar="RUN", help="run folder")
     command.add_argument("--step", type=int, required=True, metavar="N", help="optimizer step, from 1")
     command.add_argument("--rows", type=int, default=4, metavar="N", help="how many rows to print (default: 4)")
-    return parser
 
 
 def _postmortem(arguments: argparse.Namespace) -> int:
@@ -212,8 +241,12 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    if arguments.recipe is None and not arguments.self_test:
+        raise UserError("doctor: name a recipe (`dstrain recipes` lists them), or give --self-test")
     from dstrain.commands.doctor import doctor_command
-    return doctor_command(arguments.recipe, arguments.overrides, arguments.deepspeed_config, arguments.only)
+    only = [name.strip() for names in arguments.only or () for name in names.split(",")]
+    return doctor_command(arguments.recipe or "quickstart", arguments.overrides, arguments.deepspeed_config, only,
+                          arguments.device, arguments.self_test)
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
@@ -274,8 +307,9 @@ def _add(commands, name: str, act, what: str, example: str) -> argparse.Argument
     return command
 
 
-def _add_recipe(command: argparse.ArgumentParser) -> None:
-    command.add_argument("recipe", metavar="RECIPE", help="a name from `dstrain recipes`, or the path of a YAML file")
+def _add_recipe(command: argparse.ArgumentParser, needed: bool = True) -> None:
+    command.add_argument("recipe", metavar="RECIPE", nargs=None if needed else "?",
+                         help="a name from `dstrain recipes`, or the path of a YAML file")
     command.add_argument("overrides", nargs="*", metavar="section.key=value",
                          help="changes to the recipe, such as run.steps=50")
 

@@ -1,45 +1,87 @@
-"""`dstrain doctor`: the proofs on a shrunk copy of the recipe."""
+"""`dstrain doctor`: proofs on the user's own recipe, figures worth knowing, and the certificate."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 from dstrain.config.errors import UserError
-from dstrain.config.load import load_recipe, recipe_to_dict
-from dstrain.train.run_folder import RunFolder, write_json
+from dstrain.config.load import load_recipe
+from dstrain.config.schema import Recipe
+from dstrain.train.run_folder import RunFolder
+
+CTRL_C = 130
 
 
-def doctor_command(name: str, overrides: list[str], ds_config: str | None, only: list[str] | None) -> int:
-    """0 when everything was proven, 1 when a proof failed; a user's mistake is a UserError."""
-    os.environ["DS_ACCELERATOR"] = "cpu"  # the proofs run on CPU ranks, wherever they are called
+def doctor_command(name: str, overrides: list[str], ds_config: str | None, only: list[str], device: str,
+                   self_test: bool) -> int:
+    """0 when nothing failed, 1 when a proof did (or a planted fault passed); a user's mistake is a UserError."""
+    _take_device(device)
     recipe = load_recipe(name, overrides, ds_config)
-    from dstrain.doctor.case import Case
-    from dstrain.doctor.certificate import certificate
-    from dstrain.doctor.examine import PROOFS, examine
-    from dstrain.doctor.table import lines_of, width_here
-    from dstrain.families import family_of
+    for variable, value in recipe.environment.items():  # as the training itself does
+        os.environ.setdefault(variable, value)
+    if self_test and only:
+        raise UserError("--self-test runs every proof; leave --only out")
+    try:
+        with _told_to_end():
+            return _tested(recipe, ds_config, device) if self_test else _examined(recipe, ds_config, only, device)
+    except KeyboardInterrupt:
+        print("\ndstrain: stopped by Ctrl-C; no certificate was written", file=sys.stderr)
+        return CTRL_C
 
-    if family_of(recipe).shrink is None:
-        raise UserError(f"{name}: the doctor has no proofs for the family {recipe.family} yet; there are some for lm")
-    names = only or list(PROOFS)
-    unknown = [proof for proof in names if proof not in PROOFS]
+
+def _examined(recipe: Recipe, ds_config: str | None, only: list[str], device: str) -> int:
+    from dstrain.doctor.registry import PROOFS
+    unknown = [proof for proof in only if proof not in PROOFS]
     if unknown:
         raise UserError(f"--only {unknown[0]}: there is no such proof; there are {', '.join(PROOFS)}")
+    from dstrain.doctor.consultation import consult
+    from dstrain.doctor.screen import Screen
 
-    case = Case.of(recipe, ds_config)
     folder = RunFolder.of(recipe)
+    with _case(recipe, ds_config, device) as case:
+        return consult(recipe, case, [proof for proof in PROOFS if proof in only or not only], folder, Screen())
+
+
+def _tested(recipe: Recipe, ds_config: str | None, device: str) -> int:
+    from dstrain.doctor.screen import Screen
+    from dstrain.doctor.self_test import self_test
+    with _case(recipe, ds_config, device) as case:
+        return self_test(case, Screen())
+
+
+@contextlib.contextmanager
+def _case(recipe: Recipe, ds_config: str | None, device: str) -> Iterator[Any]:
+    """A mistake in the recipe's data is said once, before any proof; ranks and files are gone afterwards."""
+    from dstrain.doctor.case import Case
+    case = Case.of(recipe, ds_config)
     try:
-        case.open_data()  # a mistake in the recipe's data is said once, before any proof
-        folder.make()
-        print(f"{recipe.run.name}: {len(names)} proofs on a shrunk copy of the recipe, on CPU ranks")
-        found = examine(case, names, lambda examined: print(*lines_of(examined, width_here()), sep="\n", flush=True))
+        case.open_data()
+        yield case
     finally:
+        once = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is cleaning up
         case.close()
-    write_json(folder.path / "doctor.json", certificate(recipe_to_dict(recipe), found, case.not_proven))
-    failed = [examined.name for examined in found if examined.failed]
-    print(f"{sum(examined.passed for examined in found)} of {len(found)} proven; written to {folder.path / 'doctor.json'}")
-    for what in case.not_proven:
-        print(f"not proven here: {what}")
-    if failed:
-        print(f"FAILED: {', '.join(failed)}")
-    return int(bool(failed))
+        signal.signal(signal.SIGINT, once)
+
+
+def _take_device(device: str) -> None:
+    """Before torch and DeepSpeed are imported, which look at it once."""
+    os.environ["DS_ACCELERATOR"] = device
+
+
+@contextlib.contextmanager
+def _told_to_end() -> Iterator[None]:
+    """SIGTERM and SIGHUP end it as Ctrl-C does: ranks and files are cleaned up on the way."""
+    def leave(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

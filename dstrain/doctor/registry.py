@@ -9,7 +9,9 @@ from typing import Literal
 
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding
-from dstrain.doctor.proofs import gradient, labels, masks, resume, same_curve, schedule
+from dstrain.doctor.model_proofs import arguments, documents, future, neighbours, padding
+from dstrain.doctor.proofs import (
+    continuations, curve, gradient, labels, masks, mode, overlap, resume, same_curve, schedule)
 
 At = Literal["data", "shrunk", "full"]
 """on what a proof is given: the data alone, the recipe in small, the recipe at its full size"""
@@ -39,7 +41,16 @@ def _of_the_model(name: str, module: ModuleType, at: At = "shrunk") -> Proof:
 
 _ALL = (
     _of_the_recipe("labels", labels, at="data"),
+    _of_the_recipe("overlap", overlap, at="data"),
+    _of_the_model("arguments", arguments),
+    _of_the_model("future", future),
+    _of_the_model("padding", padding),
+    _of_the_model("neighbours", neighbours),
+    _of_the_model("documents", documents),
     _of_the_recipe("masks", masks),
+    _of_the_recipe("continuations", continuations),
+    _of_the_recipe("mode", mode),
+    _of_the_recipe("curve", curve, at="full"),
     _of_the_recipe("gradient", gradient),
     _of_the_recipe("schedule", schedule),
     _of_the_recipe("same_curve", same_curve),

@@ -31,9 +31,9 @@ def lines_of(examined: Examined, width: int) -> list[str]:
     return [first, *(line for label, text in told if text for line in labelled(label, text, width))]
 
 
-def labelled(label: str, text: str, width: int) -> list[str]:
+def labelled(label: str, text: str, width: int, label_width: int = 8) -> list[str]:
     """The label, and the text wrapped beside it."""
-    start = f"{'':{INDENT}}{label:<8} "
+    start = f"{'':{INDENT}}{label:<{label_width}} "
     return textwrap.wrap(" ".join(text.split()), width, initial_indent=start, subsequent_indent=" " * len(start),
                          break_long_words=False, break_on_hyphens=False)
 

@@ -22,7 +22,7 @@ def report(ranks: Ranks, run_folder: Path) -> dict:
     """As plain JSON. Without other ranks nothing is asked that only a comparison would need."""
     free_bytes, disk_bytes = _disk(run_folder)
     said = {"rank": ranks.rank, "host": host_name(), "boot": boot_id(), "pid": os.getpid(),
-            "device": _device(ranks.device), "driver": _driver() if ranks.device.type == "cuda" else None,
+            "device": device_name(ranks.device), "driver": _driver() if ranks.device.type == "cuda" else None,
             **versions(), "free_bytes": free_bytes, "disk_bytes": disk_bytes}
     if ranks.world == 1:
         return said
@@ -48,7 +48,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _device(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         about = torch.cuda.get_device_properties(device)
         return f"{about.name}, {about.total_memory / 2**30:.0f} GiB"

@@ -80,7 +80,7 @@ def freeze(folder: RunFolder, recipe: Recipe, config: dict, ranks: Ranks) -> Non
         "dstrain": __version__, "python": sys.version.split()[0], "platform": platform.platform(),
         "host": socket.gethostname(), "world": ranks.world, "device": str(ranks.device.type),
         "threads": torch.get_num_threads(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version_of(name) for name in PACKAGES},
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv, **ranks.health})
 
@@ -96,10 +96,10 @@ def about(recipe: Recipe, config: dict, ranks: Ranks) -> dict:
                       **({"micro_rows": shape.micro_rows} if shape.micro_rows else
                          {"micro_tokens": shape.micro_tokens})},
             "versions": {"dstrain": __version__, "python": sys.version.split()[0],
-                         **{name: _version(name) for name in PACKAGES}}}
+                         **{name: version_of(name) for name in PACKAGES}}}
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
     """None for one that is not installed by pip: a run does not end over its own description."""
     try:
         return metadata.version(package)

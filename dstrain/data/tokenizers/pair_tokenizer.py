@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -33,6 +33,10 @@ class PairTokenizer:
     def token_bytes(self) -> np.ndarray:
         """Of the target, whose tokens are scored."""
         return self.target.token_bytes()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Of the target, too."""
+        return self.target.decode(ids)
 
     def save(self, folder: Path) -> list[Path]:
         """The files written: in the folder itself, or in its folders source and target."""

@@ -1,0 +1,45 @@
+"""One visit: the proofs, then the figures, then the certificate; all of it said as it comes."""
+
+from __future__ import annotations
+
+import torch
+
+from dstrain.config.certificate import FILE
+from dstrain.config.schema import Recipe
+from dstrain.doctor.beyond import beyond
+from dstrain.doctor.case import Case
+from dstrain.doctor.certificate import certificate, write_certificate
+from dstrain.doctor.examine import examine
+from dstrain.doctor.screen import Screen
+from dstrain.doctor.warnings.all_figures import all_figures
+from dstrain.doctor.warnings.look import Look, look_at
+from dstrain.runtime.rank_report import device_name
+from dstrain.train.run_folder import RunFolder
+
+
+def consult(recipe: Recipe, case: Case, names: list[str], folder: RunFolder, screen: Screen) -> int:
+    """1 when a proof failed, else 0. The run folder is written to at the end only, one file, whole."""
+    screen.line(f"{recipe.run.name}: {len(names)} proofs on {_where(case)}")
+    found = examine(case, names, screen.proof, screen.begin)
+    screen.begin("figures")
+    seen = look_at(recipe, case, folder.path)
+    figures = all_figures(seen)
+    screen.end()
+    screen.figures(figures)
+    beyond_reach = (*case.not_proven, *beyond(recipe, _device(case), case.worlds))
+    new = certificate(recipe, found, device=_device(case), device_name=device_name(torch.device(_device(case))),
+                      data_sample=seen.rows_hash, figures=figures, not_proven=beyond_reach)
+    folder.make()
+    write_certificate(folder.path, new)
+    screen.summary(found, new["not_proven"], sum(bool(figure.advice) for figure in figures))
+    screen.line(f"certificate: {folder.path / FILE}")
+    return int(any(examined.failed for examined in found))
+
+
+def _device(case: Case) -> str:
+    return getattr(case, "device", "cpu")
+
+
+def _where(case: Case) -> str:
+    kind = "CPU" if _device(case) == "cpu" else "CUDA"
+    return f"{kind} ranks, by ones and twos" if max(case.worlds) > 1 else f"one {kind} rank"

@@ -1,0 +1,122 @@
+"""What all figures are taken from, looked at once: the first steps' rows at full size, the model's size, one pass."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dstrain.config.engine_json import engine_json
+from dstrain.config.schema import Recipe
+from dstrain.config.shape import positions_a_step
+from dstrain.data.hashing import wrap_int64
+from dstrain.doctor.case import Case
+from dstrain.doctor.finding import NotProven
+from dstrain.train.family import Family
+
+MOST_STEPS, MOST_SECONDS = 8, 3.0
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward and backward pass of the full-size model over one micro-batch."""
+
+    seconds: float
+    positions: int
+    saved_bytes: int
+    """activations that its backward pass needs"""
+
+
+@dataclass(frozen=True)
+class Look:
+    recipe: Recipe
+    family: Family
+    config: dict[str, Any]
+    """the engine's, for `world` ranks"""
+    world: int
+    """of GPUs here, or 1"""
+    run_folder: Path
+    parameters: int
+    totals: dict[str, int]
+    """sums over the first steps of what the feed says of each"""
+    steps: int
+    words: int
+    """runs of letters between spaces, in the text of their targets"""
+    bytes_a_target: float
+    rows_hash: str
+    """of those steps: the data sample"""
+    feed_s: float | None
+    """for a step's rows, once the feed runs; None where only one step was looked at"""
+    full_pass: Pass | None = None
+
+    @property
+    def targets(self) -> float:
+        """Scored in the whole run, if its steps are like the first ones."""
+        return self.totals["scored"] / self.steps * self.recipe.run.steps
+
+    @property
+    def step_s(self) -> float | None:
+        """Of one rank, all passes of a step one after the other, without the update."""
+        if self.full_pass is None:
+            return None
+        return self.full_pass.seconds * positions_a_step(self.recipe) / self.full_pass.positions / self.world
+
+
+def look_at(recipe: Recipe, case: Case, run_folder: Path) -> Look:
+    """At the recipe in full, by the way in which a run on one rank would read and build it."""
+    family, tokenizer, world = case.family, case.tokenizer(), max(1, torch.cuda.device_count())
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in family.build_trainee(recipe, tokenizer).parameters())
+    try:
+        full_pass = passed(case.full_subject())
+    except NotProven:  # the doctor does not take this model at full size
+        full_pass = None
+    config = engine_json(recipe, world, "cuda")  # the memory of fp16 is asked for on a login node, too
+    return Look(recipe, family, config, world, run_folder, parameters, *_rows(recipe, family, tokenizer), full_pass)
+
+
+def _rows(recipe: Recipe, family: Family, tokenizer: Any) -> tuple[dict[str, int], int, int, float, str, float | None]:
+    """Totals, steps, words, bytes a target, hash and seconds a step of the first steps' rows."""
+    totals: dict[str, int] = {}
+    rows, words, seen_bytes, times, began = 0, 0, 0, [], time.perf_counter()
+    bytes_of_token = torch.as_tensor(tokenizer.token_bytes())
+    with closing(family.train_feed(recipe, tokenizer, 0, 1, None)) as feed:
+        while len(times) < MOST_STEPS and (not times or time.perf_counter() - began < MOST_SECONDS):
+            step = next(feed)
+            times.append(time.perf_counter())
+            rows = wrap_int64(rows * 31 + step.rows_hash)
+            for key, value in step.stats.items():
+                if isinstance(value, int):
+                    totals[key] = totals.get(key, 0) + value
+            for batch in step.micro_batches:
+                spelled = (targets := batch.labels_BT[batch.labels_BT >= 0])[bytes_of_token[targets] > 0]
+                seen_bytes += int(bytes_of_token[spelled].sum())
+                words += len(tokenizer.decode(spelled.tolist()).split())
+    feed_s = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+    return totals, len(times), words, seen_bytes / max(1, totals["scored"]), f"{rows & (2**64 - 1):016x}", feed_s
+
+
+def passed(subject: Any) -> Pass:
+    """The pass measured on the doctor's full-size subject; the second of two, the first one warms up."""
+    for _ in range(2):
+        module, held = subject.module, {}
+        weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            if (place := tensor.untyped_storage().data_ptr()) not in weights:
+                held[place] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        module.train()
+        began = time.perf_counter()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = subject.run(module, subject.batch).loss
+        loss.backward()
+        float(loss.detach())  # waits for the device
+        seconds = time.perf_counter() - began
+        module.zero_grad(set_to_none=True)
+    return Pass(seconds, subject.batch[subject.roles.ids].numel(), sum(held.values()))
