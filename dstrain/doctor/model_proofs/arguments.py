@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -69,11 +71,12 @@ def changes_of(subject: Subject, name: str) -> list[Tensor]:
     if tensor.numel() == 0:
         return [tensor]
     if name == roles.segments:
-        return [torch.where(tensor == 1, 0, tensor), torch.where(tensor >= 0, tensor + 1, tensor)]
+        middle_T = torch.arange(tensor.shape[1], device=tensor.device) >= int(subject.lengths_B.max()) // 2
+        return [torch.where(tensor == 1, 0, tensor), torch.where((tensor >= 0) & middle_T, tensor + 1, tensor)]
     if tensor.dtype == torch.bool or _values_within(tensor, {0, 1}):
         return [_one_entry(subject, tensor, lambda value: 1 - value)] if tensor.ndim > 1 else [_flipped(tensor)]
     if tensor.is_floating_point():
-        return [tensor + 1, _one_entry(subject, tensor, lambda value: value - 1)]
+        return [_one_entry(subject, tensor, lambda value: value - 1e4), tensor + 1]
     if name in (roles.ids, roles.source) or bool((tensor == IGNORED).any()) or _are_targets(subject, tensor):
         known = tensor[tensor >= 0]
         return [torch.where(tensor >= 0, (tensor + 1) % (int(known.max()) + 1 if known.numel() else 1), tensor)]
@@ -82,7 +85,7 @@ def changes_of(subject: Subject, name: str) -> list[Tensor]:
     return [_one_entry(subject, tensor, lambda value: value - 1), tensor.flip(1)]
 
 
-def _one_entry(subject: Subject, tensor: Tensor, change) -> Tensor:
+def _one_entry(subject: Subject, tensor: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     """Another value in the middle of the longest row, where later positions see it. Of whole maps, all their middle."""
     other = tensor.clone()
     if tensor.ndim >= 2 and tensor.shape[0] == len(subject.lengths_B):
@@ -90,11 +93,15 @@ def _one_entry(subject: Subject, tensor: Tensor, change) -> Tensor:
         lengths_B = subject.lengths_B if lengths_B is None else lengths_B
         row = int(lengths_B.argmax())
         middle = min(int(lengths_B[row]), tensor.shape[-1]) // 2
-        other[row, ..., middle] = change(tensor[row, ..., middle].long()).to(tensor.dtype)
+        other[row, ..., middle] = change(_number(tensor[row, ..., middle])).to(tensor.dtype)
         return other
     middle = tensor.shape[-1] // 2
-    other[..., middle] = change(tensor[..., middle].long()).to(tensor.dtype)
+    other[..., middle] = change(_number(tensor[..., middle])).to(tensor.dtype)
     return other
+
+
+def _number(values: Tensor) -> Tensor:
+    return values if values.is_floating_point() else values.long()
 
 
 def _flipped(tensor: Tensor) -> Tensor:

@@ -1,0 +1,49 @@
+"""The first loss is ln(vocabulary): nothing is known yet, and nothing is taken for known."""
+
+from __future__ import annotations
+
+import math
+
+from dstrain.doctor.finding import Finding
+from dstrain.doctor.model_proofs.law import count, nll_BT
+from dstrain.doctor.model_proofs.probes import look, untouched
+from dstrain.doctor.subject import Subject
+
+CLAIM = "the first loss is ln(vocabulary) within its band, for each head"
+ABOVE = 0.5
+"""nats: what logits cost that are spread by 1 (half their variance), as unit hidden states give with unit rows"""
+BELOW = 0.05
+"""nats, beside four standard errors of the mean: only who knows something is below"""
+
+
+def prove(subject: Subject) -> Finding:
+    expected, means, causes, lowest = math.log(subject.vocab_size), [], [], []
+    with untouched(subject.module):
+        features = look(subject, training=False).features
+        for one, targets_BT in zip(features, subject.targets, strict=True):
+            losses = nll_BT(subject, one.double(), targets_BT).detach()
+            scored = losses[targets_BT != -100]
+            distinct = targets_BT[targets_BT != -100].unique().numel()
+            means.append(float(scored.mean()) if scored.numel() else math.nan)
+            chance = 4 * float(scored.std(correction=0)) / math.sqrt(max(1, distinct)) if scored.numel() else 0.0
+            lowest.append(expected - BELOW - chance)
+            causes += _cause(means[-1], expected, lowest[-1])
+    figure = " ".join(f"{mean:.3f}" for mean in means) + f" nats over {count(subject.targets[0]):,} targets"
+    tolerance = (f"{min(lowest):.3f} to {expected + ABOVE:.3f}, with ln {subject.vocab_size:,} = {expected:.3f}: logits "
+                 "spread by 1 cost half a nat; below, four standard errors")
+    if not causes:
+        return Finding(True, figure, tolerance)
+    return Finding(False, figure, tolerance, causes[0][0], causes[0][1])
+
+
+def _cause(mean: float, expected: float, lowest: float) -> list[tuple[str, str]]:
+    if mean < lowest:
+        return [(f"{expected - mean:.2f} nats below what nobody can know: the target leaks into what it is predicted "
+                 "from, or the weights are trained already", "see the proofs of the future and of the targets")]
+    if mean <= expected + ABOVE:
+        return []
+    if math.isnan(mean):
+        return [("not a number: nothing is scored, or the weights overflow", "look at labels and initial weights")]
+    return [(f"{mean - expected:.2f} nats above: the start is sure of what it cannot know, with initial weights too "
+             "large, of the output above all (an embedding of unit variance tied to it)",
+             "initial weights with a standard deviation of about 0.02, and a norm before the output")]

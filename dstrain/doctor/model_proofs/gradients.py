@@ -1,0 +1,87 @@
+"""Every trainable parameter learns: a finite gradient that is not all zero, and numbers that an update can move."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from dstrain.doctor.finding import Finding
+from dstrain.doctor.model_proofs.probes import beyond, embeddings_of, pass_through, tokens_of, untouched
+from dstrain.doctor.subject import Subject
+
+CLAIM = "every parameter gets a finite gradient that is not all zero, and can be moved; frozen and unused are named"
+UPDATE = 1e-3
+"""the step that AdamW takes at a usual peak lr, at most"""
+
+
+def prove(subject: Subject) -> Finding:
+    named = dict(subject.module.named_parameters())
+    meant = [name for name in named if any(fnmatchcase(name, pattern) for pattern in subject.frozen)]
+    trained = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+    faults: dict[str, list[str]] = {"frozen": [name for name in named if name not in trained and name not in meant]}
+    with untouched(subject.module):
+        with embeddings_of(tokens_of(subject)) as caught:
+            loss = pass_through(subject).loss
+        grads = (torch.autograd.grad(loss, list(trained.values()), allow_unused=True) if trained and loss.requires_grad
+                 else [None] * len(trained))
+    by_name = dict(zip(trained, grads, strict=True))
+    faults["unused"] = [name for name, grad in by_name.items() if grad is None]
+    used = {name: grad for name, grad in by_name.items() if grad is not None}
+    faults["not finite"] = [name for name, grad in used.items() if not bool(torch.isfinite(grad).all())]
+    faults["all zero"] = [name for name, grad in used.items() if not bool((grad != 0).any())]
+    faults["too large for their 16 bits to move"] = [name for name, parameter in trained.items() if _stands(parameter)]
+    tokens = _untrained_tokens(subject, caught.padding_ids)
+    named_faults = {kind: names for kind, names in faults.items() if names}
+    figure = ", ".join([f"{len(named)} parameters", *(f"{len(names)} {kind}: {_listed(names)}"
+                                                      for kind, names in named_faults.items()), *tokens])
+    figure += f", {len(meant)} frozen as meant" if meant else ""
+    tolerance = "each trainable one finite and not all zero; frozen only what is meant to be"
+    if not named_faults and not tokens and named:
+        return Finding(True, figure, tolerance)
+    return Finding(False, figure, tolerance, *_cause(named_faults, tokens))
+
+
+def _cause(faults: dict[str, list[str]], tokens: list[str]) -> tuple[str, str]:
+    reasons = {
+        "frozen": ("requires_grad was lost, such as by a weight that was copied or loaded under no_grad",
+                   "set requires_grad_(True) after the last weight is in place, or say that they are meant to be frozen"),
+        "unused": ("built, and never used on the way to the loss: a branch, a norm or a head that is left out",
+                   "use them, or leave them out of the model: ZeRO-3 gives an unused one the last step's gradient"),
+        "not finite": ("a division by zero or an overflow on the way back, such as a row in which all is masked",
+                       "look for the first one with torch.autograd.set_detect_anomaly(True)"),
+        "all zero": ("cut off by a detach, a gate at zero, dead units, or a weight that is multiplied by zero",
+                     "look at what stands between them and the loss"),
+        "too large for their 16 bits to move": (f"a step of {UPDATE} is less than half a unit in the last place of all "
+                                                "their numbers: they stand still unless the optimizer keeps float32",
+                                                "keep float32 weights (autocast), or float32 master weights as "
+                                                "DeepSpeed's bf16 does, and prove the float32 module")}
+    if faults:
+        kind = next(iter(faults))
+        return reasons[kind]
+    return ("an embedding's padding_idx is the id of real tokens: what they become is never trained",
+            "leave padding_idx out: padding is told by lengths") if tokens else ("there are no parameters", "")
+
+
+def _stands(parameter: Tensor) -> bool:
+    """Whether a usual update is lost in every number of a 16-bit parameter."""
+    if parameter.dtype not in (torch.bfloat16, torch.float16) or not parameter.numel():
+        return False
+    moved = parameter.detach() - torch.tensor(UPDATE, dtype=torch.float64).to(parameter.dtype)
+    return bool((moved == parameter.detach()).all())
+
+
+def _untrained_tokens(subject: Subject, padding_ids: dict[str, set[int]]) -> list[str]:
+    found = []
+    for name, ids in padding_ids.items():
+        tokens = subject.batch[name]
+        lengths_B = subject.lengths_B if name == subject.roles.ids else subject.source_lengths_B
+        real = tokens[~beyond(lengths_B, tokens.shape[1])]
+        found += [f"{int((real == one).sum()):,} real tokens of {name} have the id {one}, whose embedding is not trained"
+                  for one in sorted(ids) if bool((real == one).any())]
+    return found
+
+
+def _listed(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
