@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
@@ -37,6 +37,14 @@ def shape_of(recipe: Recipe, world: int) -> Shape:
     if isinstance(recipe.batch, TokenBatch):
         return _of_tokens(recipe.batch, world)
     return _of_rows(recipe, world)
+
+
+def in_micro_batches(recipe: Recipe, size: int | None) -> Recipe:
+    """The recipe with micro-batches of that many rows, or tokens; None: with one that holds a whole step."""
+    batch = recipe.batch
+    if isinstance(batch, TokenBatch):
+        return replace(recipe, batch=replace(batch, micro_tokens=size or batch.tokens))
+    return replace(recipe, batch=replace(batch, micro_rows=size or batch.rows))
 
 
 def positions_a_step(recipe: Recipe) -> int:

@@ -10,11 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from dstrain.config.ds_files import DsFile, read_ds_config
 from dstrain.config.engine_json import engine_json
 from dstrain.config.join import BATCH, said
-from dstrain.config.schema import Recipe
-from dstrain.data.tokenizers.tokenizer import load_tokenizer
+from dstrain.config.schema import Data, Recipe
+from dstrain.config.shape import positions_a_step
+from dstrain.config.translate import PairTokenizers
+from dstrain.doctor.recipe_subject import check_memory, fresh_trainee, subject_of
+from dstrain.doctor.subject import Subject
 from dstrain.families import family_of
 from dstrain.runtime.rank_group import RankGroup
 from dstrain.train.family import Family
@@ -34,37 +39,35 @@ class Case:
     """one run of the recipe is to be compiled, as the recipe says; all others are not"""
     not_proven: tuple[str, ...] = ()
     """what of the recipe no proof here reaches, and why"""
+    full: Recipe | None = None
+    """the recipe at its own size, with its data pinned and its tokenizer as it was saved for the proofs"""
 
     @staticmethod
     def of(recipe: Recipe, ds_config: str | None = None) -> "Case":
-        """Dropout is switched on, so that the chance law is proven with the rest."""
         family = family_of(recipe)
         recipe = family.pinned(recipe, None)
-        small = family.shrink(recipe)
-        if small.model.dropout == 0.0:
-            small = replace(small, model=replace(small.model, dropout=0.1))
-        lanes = max(lanes for lanes in (1, 2, 4, 8) if lanes <= min(small.data.lanes, recipe.data.lanes))
-        small = replace(small, data=replace(small.data, lanes=lanes, prepared=None))  # proofs make texts of their own
         ds_file = read_ds_config(ds_config or recipe.engine.config,
                                  "--deepspeed_config" if ds_config else "engine.config")
         folder = Path(tempfile.mkdtemp(prefix="dstrain-doctor-"))
         try:
+            small = _in_small(recipe, family, folder / "data")
             config, not_proven = _engine_file(ds_file, small, folder)
             family.open_tokenizer(recipe, None).save(folder / "tokenizer")  # once: it may be learned from the data
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        if recipe.data.prepared is not None:
+        if isinstance(recipe.data, Data) and recipe.data.prepared is not None:
             not_proven += (f"the shards in {recipe.data.prepared}: proven with the text that they were made from",)
         compiler = shutil.which("g++") or shutil.which("clang++")
         if recipe.engine.compile and not compiler:
             not_proven += ("engine.compile: torch.compile needs a C++ compiler, and there is none here; "
                            "proven uncompiled",)
-        if lanes < max(WORLDS):
-            not_proven += (f"more than {lanes} rank: data.lanes is {recipe.data.lanes}",)
-        small = replace(small, tokenizer=str(folder / "tokenizer"),
-                        engine=replace(small.engine, config=config, compile=False))
-        return Case(small, folder, compiled=bool(recipe.engine.compile and compiler), not_proven=not_proven)
+        if (lanes := _lanes(small)) < max(WORLDS):
+            not_proven += (f"more than {lanes} rank: data.lanes is {lanes}",)
+        saved = _saved_tokenizer(recipe, folder / "tokenizer")
+        small = replace(small, tokenizer=saved, engine=replace(small.engine, config=config, compile=False))
+        return Case(small, folder, compiled=bool(recipe.engine.compile and compiler), not_proven=not_proven,
+                    full=replace(recipe, tokenizer=saved))
 
     @property
     def family(self) -> Family:
@@ -72,8 +75,8 @@ class Case:
 
     @property
     def worlds(self) -> tuple[int, ...]:
-        """The numbers of ranks to try: each rank needs a lane."""
-        return tuple(world for world in WORLDS if world <= self.recipe.data.lanes)
+        """The numbers of ranks to try: each rank needs a lane, where there are any."""
+        return tuple(world for world in WORLDS if world <= _lanes(self.recipe))
 
     @property
     def precision(self) -> str:
@@ -86,7 +89,27 @@ class Case:
         return self.config(self.recipe, 1)["zero_optimization"]["stage"]
 
     def tokenizer(self) -> Any:
-        return load_tokenizer(self.recipe.tokenizer)
+        return self.family.open_tokenizer(self.recipe, None)
+
+    def subject(self) -> Subject:
+        """The model in small, on a batch with padding, rows of different lengths, and documents side by side."""
+        tokenizer = self.tokenizer()
+        batch = self.family.anatomy.intruded(self.recipe, tokenizer)
+        return subject_of(self.recipe, self.family, tokenizer, batch)
+
+    def full_subject(self) -> Subject:
+        """The model at its own size, on a first row or two of the data. Raises NotProven where it does not fit here."""
+        own, tokenizer = replace(self.full or self.recipe, data=self.recipe.data), self.tokenizer()
+        recipe = self.family.anatomy.at_full_size(own)
+        check_memory(recipe, self.family, tokenizer, positions_a_step(recipe))
+        with closing(self.family.train_feed(recipe, tokenizer, 0, 1, None)) as feed:
+            batch = next(feed).micro_batches[0]
+        return subject_of(recipe, self.family, tokenizer, batch)
+
+    def fresh_trainee(self) -> tuple[nn.Module, Any]:
+        """What the engine would wrap, at its initial weights and in small; and the tokenizer."""
+        tokenizer = self.tokenizer()
+        return fresh_trainee(self.recipe, self.family, tokenizer), tokenizer
 
     def open_data(self) -> None:
         """Reads the first rows to train and to validate on: a user's mistake there is a UserError before any proof."""
@@ -94,7 +117,7 @@ class Case:
         with closing(self.family.train_feed(self.recipe, tokenizer, 0, 1, None)) as feed:
             next(feed)
         if self.recipe.data.valid:
-            next(self.family.valid_batches(self.recipe, tokenizer, 0, 1, 1), None)
+            next(self.family.valid_batches(self.recipe, tokenizer, 0, 1), None)
 
     def ranks(self, world: int) -> RankGroup:
         """`world` live ranks, started at the first call."""
@@ -112,6 +135,25 @@ class Case:
         for group in self.groups.values():
             group.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _in_small(recipe: Recipe, family: Family, folder: Path) -> Recipe:
+    """With dropout, whatever the recipe has: the chance law is proven with the rest."""
+    folder.mkdir()
+    small = family.anatomy.shrink(recipe, folder)
+    return replace(small, model=replace(small.model, dropout=small.model.dropout or 0.1))
+
+
+def _lanes(recipe: Recipe) -> int:
+    """As many as anybody asks for where a batch is dealt without lanes."""
+    return recipe.data.lanes if isinstance(recipe.data, Data) else max(WORLDS)
+
+
+def _saved_tokenizer(recipe: Recipe, folder: Path) -> str | PairTokenizers:
+    """What a recipe says to get the tokenizer, or both, that were saved there."""
+    if isinstance(recipe.tokenizer, PairTokenizers):
+        return PairTokenizers(source=str(folder / "source"), target=str(folder / "target"))
+    return str(folder)
 
 
 def _engine_file(ds_file: DsFile, small: Recipe, folder: Path) -> tuple[str, tuple[str, ...]]:

@@ -1,44 +1,54 @@
-"""The plain reference: one process, float64, no DeepSpeed, no slices, the loss written out from the logits."""
+"""The plain reference: one process, float64, no DeepSpeed, each row alone, the loss written out from the logits."""
 
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 
 from dstrain.config.schema import Recipe
-from dstrain.data.tokenizers.tokenizer import load_tokenizer
-from dstrain.doctor.short_run import cut
+from dstrain.config.shape import in_micro_batches
+from dstrain.doctor.recipe_subject import fresh_trainee
 from dstrain.families import family_of
 from dstrain.nn.chance import row_keys
+from dstrain.train.family import Batch
+
+UNSCORED = -100
 
 
 def reference_step(recipe: Recipe, ragged: bool = True) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradient of step 1 over the whole global batch at once."""
-    recipe = replace(recipe, batch=replace(recipe.batch, micro_rows=recipe.batch.rows))
-    family, tokenizer = family_of(recipe), load_tokenizer(recipe.tokenizer)
-    trainee = family.build_trainee(recipe, tokenizer).double().train()
-    model = trainee.model
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(family.initial_weight(model, name, parameter.shape, recipe.run.seed))
+    """Loss and gradient of step 1: each row of the global batch by itself and without padding."""
+    recipe = in_micro_batches(recipe, None)
+    family = family_of(recipe)
+    tokenizer, anatomy = family.open_tokenizer(recipe, None), family.anatomy
+    model = fresh_trainee(recipe, family, tokenizer).double().train().model
     with closing(family.train_feed(recipe, tokenizer, 0, 1, None)) as feed:
         batch, = next(feed).micro_batches
-    batch = cut(batch, 1) if ragged else batch
-    hidden, = model(**batch.inputs(), keys_B=row_keys(recipe.run.seed, 1, batch.rows_B))
-    logits = hidden @ model.output_weight.T
-    labels_BT = next_tokens(batch)
-    scored = labels_BT != -100
-    loss = F.cross_entropy(logits[scored], labels_BT[scored], reduction="sum") / int(scored.sum())
+    batch = anatomy.ragged(batch, 1) if ragged else batch
+    weights, smoothing = anatomy.loss(recipe)
+    sums, counts = torch.zeros(len(weights), dtype=torch.float64), torch.zeros(len(weights), dtype=torch.int64)
+    for b in range(len(batch.rows_B)):
+        row = anatomy.alone(batch, b)
+        if row.labels_BT.shape[1] and int(row.rows_B) >= 0:
+            of_row = [_of_head(model, hidden_BTC, targets_BT, smoothing) for hidden_BTC, targets_BT in
+                      zip(_hidden(model, row, recipe), anatomy.targets(row, tokenizer), strict=True)]
+            sums = sums + torch.stack([loss for loss, _ in of_row])
+            counts += torch.tensor([count for _, count in of_row])
+    loss = sum(weight * total / count for weight, total, count in zip(weights, sums, counts.clamp(min=1)))
     loss.backward()
     return float(loss.detach()), {name: parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
                                   for name, parameter in model.named_parameters()}
 
 
-def next_tokens(batch) -> torch.Tensor:
-    """The labels once more, from the ids: only where a part of a document ends is its label taken as it stands."""
-    goes_on = torch.zeros_like(batch.ids_BT, dtype=torch.bool)
-    goes_on[:, :-1] = (batch.segments_BT[:, :-1] == batch.segments_BT[:, 1:]) & (batch.segments_BT[:, 1:] >= 0)
-    return torch.where(goes_on, batch.ids_BT.roll(-1, dims=1), batch.labels_BT)
+def _hidden(model: torch.nn.Module, row: Batch, recipe: Recipe) -> tuple[torch.Tensor, ...]:
+    """Of each prediction head, with the dropout that this row has in step 1."""
+    return tuple(model(**row.inputs(), keys_B=row_keys(recipe.run.seed, 1, row.rows_B)))
+
+
+def _of_head(model: torch.nn.Module, hidden_BTC: torch.Tensor, targets_BT: torch.Tensor,
+             smoothing: float) -> tuple[torch.Tensor, int]:
+    """(sum of the targets' cross entropies, number of targets), torch's own label smoothing in them."""
+    scored = targets_BT != UNSCORED
+    logits = (hidden_BTC @ model.output_weight.T)[scored]
+    return F.cross_entropy(logits, targets_BT[scored], reduction="sum", label_smoothing=smoothing), int(scored.sum())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from dstrain.config.engine_json import engine_json
 from dstrain.config.schema import Recipe
-from dstrain.data.hashing import mix
 from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine, own_name
@@ -63,7 +62,7 @@ def short_run(ranks: Ranks, recipe: Recipe, ds_config: str | None, steps: int, r
     meter = Meter(objective, ranks)
     with closing(family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, None)) as feed:
         for number, step in zip(range(1, steps + 1), feed):
-            batches = [cut(batch, number) for batch in step.micro_batches] if ragged else step.micro_batches
+            batches = [family.anatomy.ragged(batch, number) if ragged else batch for batch in step.micro_batches]
             with _poisoned(engine, nan_at == number and ranks.rank == ranks.world - 1):
                 result = train_step(engine, objective, batches, step.rows_hash, number, recipe.run.seed, ranks)
             meter.add(number, result, step.wait_s)
@@ -72,23 +71,6 @@ def short_run(ranks: Ranks, recipe: Recipe, ds_config: str | None, steps: int, r
     weights = [(f.name, f.start, f.weight.clone()) for f in engine.own_fragments()]
     engine.close()
     return Trace(records, ledger, observer.lrs_by_rule, list(observer.gradient.values()), weights)
-
-
-def cut(batch: Any, step: int) -> Any:
-    """Two rows of three cut to a quarter or less, by row number alone: very different numbers of scored targets."""
-    lengths = torch.tensor([_cut_length(step, row, length)
-                            for row, length in zip(batch.rows_B.tolist(), batch.lengths_B.tolist())],
-                           dtype=torch.int64)
-    beyond = torch.arange(batch.labels_BT.shape[1]) >= lengths[:, None]
-    return replace(batch, lengths_B=lengths, labels_BT=batch.labels_BT.masked_fill(beyond, -100),
-                   ids_BT=batch.ids_BT.masked_fill(beyond, 0), segments_BT=batch.segments_BT.masked_fill(beyond, -1),
-                   positions_BT=batch.positions_BT.masked_fill(beyond, 0))
-
-
-def _cut_length(step: int, row: int, length: int) -> int:
-    if row < 0 or (step + row) % 3 == 0:
-        return length
-    return max(1, length >> (2 + mix(step, row) % 4))
 
 
 def whole(fragments_of_ranks: list[list[tuple[str, int, torch.Tensor]]],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from dstrain.data.preparing.prepared import as_prepared
 from dstrain.data.reading.hub import pinned
 from dstrain.data.reading.size import text_bytes
 from dstrain.data.tokenizers.run_tokenizer import run_tokenizer
+from dstrain.families.anatomy.lm import LM_ANATOMY
 from dstrain.infer.sampling import generate
 from dstrain.models.decoder_lm import DecoderLm
 from dstrain.objectives.next_token import NextToken
@@ -74,14 +74,6 @@ def _step_in_words(recipe: Recipe, shape: Shape) -> str:
             f"{shape.accumulation} micro-batch(es) of {shape.a_pass()} (train_batch_size {shape.rows}{empty})")
 
 
-def _shrunk(recipe: Recipe) -> Recipe:
-    """Width, depth, length and rows small enough for a proof to take seconds; everything else as it is."""
-    model = replace(recipe.model, preset=None, width=32, heads=2, layers=2, ff=64)
-    rows = 8
-    return replace(recipe, model=model, batch=replace(recipe.batch, rows=rows, micro_rows=2, length=32),
-                   data=replace(recipe.data, lanes=4, block_tokens=2048, prefetch_steps=2))
-
-
 LM = Family(
     name="lm", command="generate",
     pinned=_pinned, open_tokenizer=run_tokenizer, build_trainee=_trainee, build_objective=_objective,
@@ -89,4 +81,4 @@ LM = Family(
     train_feed=TrainFeed, merge_places=merge_places, valid_batches=valid_batches, filler_batch=_filler,
     text_bytes=text_bytes, flops_a_target=_flops,
     row_texts=_row_texts, data_in_words=_data_in_words, step_in_words=_step_in_words,
-    sample=_samples, generated_scores=None, shrink=_shrunk)
+    sample=_samples, generated_scores=None, anatomy=LM_ANATOMY)

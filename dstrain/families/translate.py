@@ -14,6 +14,7 @@ from dstrain.data.pairs.feed import PairFeed, merge_pair_places, pairs_bytes, va
 from dstrain.data.pairs.pair_batch import PairBatch, filler_pairs
 from dstrain.data.reading.hub import pinned
 from dstrain.data.tokenizers.pair_tokenizer import PairTokenizer, pair_tokenizer
+from dstrain.families.anatomy.translate import TRANSLATE_ANATOMY
 from dstrain.infer.scores import generated_scores
 from dstrain.infer.translate import translate
 from dstrain.models.seq2seq import Seq2Seq
@@ -93,4 +94,5 @@ TRANSLATE = Family(
     train_feed=PairFeed, merge_places=merge_pair_places, valid_batches=valid_pairs, filler_batch=_filler,
     text_bytes=pairs_bytes, flops_a_target=_flops,
     row_texts=_row_texts, data_in_words=_data_in_words, step_in_words=_step_in_words,
-    sample=_samples, generated_scores=_generated_scores, shrink=None)
+    sample=_samples, generated_scores=_generated_scores,
+    anatomy=TRANSLATE_ANATOMY)

@@ -37,11 +37,16 @@ class Objective(Protocol):
 class Anatomy:
     """What the doctor must know of a family, to hold its data and its models to the laws from outside."""
 
-    shrink: Callable[[Recipe], Recipe]
-    """recipe -> the same in small: same classes, data, tokenizer and engine file; a proof on it takes seconds"""
-    excerpt: Callable[[Recipe, Path], Recipe]
-    """(recipe, an empty folder) -> the recipe on the first documents of each of its sources, as small files there: on
-    them whole epochs can be counted"""
+    shrink: Callable[[Recipe, Path], Recipe]
+    """(recipe, an empty folder) -> the same in small: same classes, tokenizer and engine file, and the same data, or
+    the beginning of each source in a file there; a proof on it takes seconds"""
+    at_full_size: Callable[[Recipe], Recipe]
+    """recipe -> its own model and lengths, with data and batches so small that a first micro-batch is there at once"""
+    micro_sizes: tuple[int, int]
+    """batch.micro_rows or batch.micro_tokens of a shrunk recipe: of many small micro-batches, and of few"""
+    excerpt: Callable[..., Recipe]
+    """(recipe, an empty folder, few=...) -> the recipe on the first documents of each of its sources, as small files
+    there: on them whole epochs can be counted. `few`: so few of them that validations take no time"""
     ragged: Callable[[Batch, int], Batch]
     """(micro-batch, step) -> the same with rows cut to very different lengths, by step and row number alone"""
     intruded: Callable[[Recipe, Any], Batch]
@@ -49,13 +54,20 @@ class Anatomy:
     documents, several in each"""
     roles: dict[str, Any]
     """which of a micro-batch's inputs is what: the fields of dstrain.doctor.subject.Roles, by name"""
-    targets: Callable[[Batch, Any], torch.Tensor]
-    """(micro-batch, tokenizer) -> [B, T] the labels once more, by other means than the training's; -100 elsewhere"""
+    lengths: Callable[[Batch], tuple[torch.Tensor, torch.Tensor | None]]
+    """micro-batch -> (tokens of each row, tokens of each row's source where it has one)"""
+    loss: Callable[[Recipe], tuple[tuple[float, ...], float]]
+    """recipe -> (weight of each prediction head's mean loss, share of the targets that is smoothed)"""
+    targets: Callable[[Batch, Any], tuple[torch.Tensor, ...]]
+    """(micro-batch, tokenizer) -> for each head [B, T] the labels once more, by other means than the training's; -100
+    where nothing is to be scored"""
+    wrong: Callable[[Batch, Any], int]
+    """(micro-batch, tokenizer) -> how many of its labels, and of its rows' and documents' starts, are wrong"""
     alone: Callable[[Batch, int], Batch]
     """(micro-batch, b) -> its row b as a micro-batch of its own, without padding"""
-    astray: Callable[..., tuple[int, int]]
-    """(recipe on an excerpt, tokenizer, numbers of ranks) -> (targets lost or doubled in an epoch of training and in a
-    validation, targets counted): against the documents themselves"""
+    astray: Callable[[Recipe, Any, tuple[int, ...]], tuple[int, int]]
+    """(recipe on an excerpt, tokenizer, numbers of ranks) -> (targets lost or doubled in whole epochs of training and
+    in a validation, targets counted): against the documents themselves"""
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,5 @@ class Family:
     generated_scores: Callable[..., dict | None] | None
     """(model, tokenizer, recipe, ranks, alone, must_leave) -> scores of what the model generates for the validation
     data; None when a rank had to leave. `alone`: each rank holds the whole model. No function: nothing to generate"""
-    shrink: Callable[[Recipe], Recipe] | None
-    """recipe -> the same in small, for the doctor: same classes, data, tokenizer and engine file"""
-    anatomy: Anatomy | None = None
+    anatomy: Anatomy
     """what the doctor holds its data and models to the laws with"""

@@ -16,7 +16,6 @@ from dstrain.config.schema import Recipe, Schedule
 from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.doctor.case import Case
 from dstrain.doctor.proofs.resume import run_training
-from dstrain.doctor.short_run import cut
 from dstrain.families import family_of
 from dstrain.runtime.checkpoint.loading import load
 from dstrain.runtime.checkpoint.saving import write
@@ -65,8 +64,8 @@ def watched_steps(ranks: Ranks, recipe: Recipe, ds_config: str, steps: int, nan_
         for number, step in zip(range(1, steps + 1), feed):
             poison = torch.nan if nan_at == number and ranks.rank == ranks.world - 1 else 1.0
             engine.backward = lambda loss, last: backward(loss * poison, last)
-            train_step(engine, objective, [cut(batch, number) for batch in step.micro_batches], step.rows_hash, number,
-                       recipe.run.seed, ranks)
+            batches = [family.anatomy.ragged(batch, number) for batch in step.micro_batches]
+            train_step(engine, objective, batches, step.rows_hash, number, recipe.run.seed, ranks)
             own = list(engine.own_fragments())
             seen.gradients.append(list(gradient.values()))
             seen.weights.append([(f.name, f.start, f.weight.clone()) for f in own])

@@ -7,7 +7,6 @@ from contextlib import closing
 from dstrain.config.engine_json import engine_json
 from dstrain.config.schema import Recipe
 from dstrain.data.tokenizers.tokenizer import load_tokenizer
-from dstrain.doctor.short_run import cut
 from dstrain.families import family_of
 from dstrain.nn.chance import row_keys
 from dstrain.objectives.loss_law import loss_law
@@ -19,7 +18,7 @@ def short_run_with_counts(ranks: Ranks, recipe: Recipe) -> list[int]:
     """Scored targets of each micro-batch of the first step, cut as short_run cuts them."""
     family = family_of(recipe)
     with closing(family.train_feed(recipe, load_tokenizer(recipe.tokenizer), ranks.rank, ranks.world, None)) as feed:
-        return [int((cut(batch, 1).labels_BT != -100).sum()) for batch in next(feed).micro_batches]
+        return [int((family.anatomy.ragged(batch, 1).labels_BT != -100).sum()) for batch in next(feed).micro_batches]
 
 
 def build(ranks: Ranks, recipe: Recipe, ds_config: str, **settings) -> Engine:

@@ -41,7 +41,7 @@ def test_twenty_losses_and_all_rows_are_those_of_one_rank(case, one_rank, stage,
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_first_gradient_is_that_of_a_float64_reference(case, float64_step, stage, world):
-    assert error_at(case, float64_step[1], world, micro_rows=2, ds_config=f"zero{stage}_fp32") <= FP32_BOUND
+    assert error_at(case, float64_step[1], world, micro_size=2, ds_config=f"zero{stage}_fp32") <= FP32_BOUND
 
 
 def test_first_loss_is_that_of_a_float64_reference(one_rank, float64_step):
@@ -58,7 +58,7 @@ def test_bf16_stays_within_its_bound_of_fp32(case, one_rank, stage, world, micro
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_bf16_gradient_stays_within_its_bound(case, float64_step, stage):
-    assert error_at(case, float64_step[1], 2, micro_rows=2, ds_config=f"zero{stage}_bf16") <= BF16_GRADIENT_BOUND
+    assert error_at(case, float64_step[1], 2, micro_size=2, ds_config=f"zero{stage}_bf16") <= BF16_GRADIENT_BOUND
 
 
 @pytest.mark.slow

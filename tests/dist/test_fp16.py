@@ -55,7 +55,7 @@ def test_where_nothing_overflows_rows_and_losses_are_those_of_one_rank_in_fp32(
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_first_gradient_is_within_its_bound_of_a_float64_reference(case, half, tmp_path, stage):
     _, expected = reference_step(case.recipe)
-    assert error_at(half, expected, 2, micro_rows=2, ds_config=fp16_file(tmp_path, stage)) <= GRADIENT_BOUND
+    assert error_at(half, expected, 2, micro_size=2, ds_config=fp16_file(tmp_path, stage)) <= GRADIENT_BOUND
 
 
 @pytest.mark.parametrize("stage, offload", [(1, False), (2, False), (3, False), (2, True), (3, True)])

@@ -9,7 +9,6 @@ import pytest
 import torch
 from muon_jobs import watched_steps, with_muon
 
-from dstrain.doctor.proofs.masks import fresh_trainee
 from dstrain.doctor.reference import reference_step
 from dstrain.doctor.short_run import whole
 
@@ -27,12 +26,12 @@ def muon(case):
 
 @pytest.fixture(scope="module")
 def initial(case):
-    return {name: parameter.detach().double() for name, parameter in fresh_trainee(case)[0].model.named_parameters()}
+    return {name: parameter.detach().double() for name, parameter in case.fresh_trainee()[0].model.named_parameters()}
 
 
 @pytest.fixture(scope="module")
 def stacked(case):
-    return fresh_trainee(case)[0].model.hidden_matrices()
+    return case.fresh_trainee()[0].model.hidden_matrices()
 
 
 def orthogonalized(matrix):

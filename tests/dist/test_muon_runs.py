@@ -11,7 +11,6 @@ from small_run import as_format_1
 from muon_jobs import restore, with_muon
 from safetensors.torch import load_file
 
-from dstrain.doctor.proofs.masks import fresh_trainee
 from dstrain.doctor.proofs.resume import differences_after_two_stops, forget_after, resumable, run_to_end
 from dstrain.doctor.proofs.same_curve import STEPS, compare, run
 from dstrain.runtime.checkpoint.manifest import verify
@@ -83,7 +82,7 @@ def test_continued_on_another_shape_has_the_same_rows_and_losses(muon, straight,
 
 
 def test_a_checkpoint_holds_each_moment_of_the_parameters_that_have_it(case, straight):
-    model = fresh_trainee(case)[0].model
+    model = case.fresh_trainee()[0].model
     stacked, initial = model.hidden_matrices(), dict(model.named_parameters())
     folder = straight / "run/checkpoints/step_00000006"
     names = {kind: set(load_file(folder / f"optimizer-{kind}.safetensors")) for kind in (

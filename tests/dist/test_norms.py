@@ -10,7 +10,6 @@ import torch
 from watch_jobs import measured_steps, training
 
 from dstrain.config.schema import Schedule
-from dstrain.doctor.proofs.masks import fresh_trainee
 from dstrain.doctor.proofs.resume import compare_runs, resumable, run_to_end
 from dstrain.doctor.reference import reference_step
 from dstrain.runtime.norms import Norms
@@ -28,7 +27,7 @@ def recipe(case):
 @pytest.fixture(scope="module")
 def reference(case, recipe):
     """One process, no DeepSpeed: a gradient in float64, clipped, and one update by torch's own AdamW."""
-    model, optim = fresh_trainee(case)[0].model, recipe.optim
+    model, optim = case.fresh_trainee()[0].model, recipe.optim
     gradient = reference_step(recipe)[1]
     norm = sum(float(g.square().sum()) for g in gradient.values()) ** 0.5
     assert norm > 2 * optim.clip

@@ -70,7 +70,7 @@ def test_in_bf16_they_stay_within_its_bound(case, one_rank, file_of, name, world
 @pytest.mark.parametrize("name", OFFLOADS)
 def test_first_gradient_is_that_of_a_float64_reference(case, file_of, name):
     _, expected = reference_step(case.recipe)
-    assert error_at(case, expected, 2, micro_rows=2, ds_config=file_of(name)) <= FP32_BOUND
+    assert error_at(case, expected, 2, micro_size=2, ds_config=file_of(name)) <= FP32_BOUND
 
 
 @pytest.mark.parametrize("name, precision", [(name, "bf16") for name in OFFLOADS]

@@ -11,7 +11,6 @@ from rank_jobs import device_waits, live_elements_at_stage_3, loss_scale_round_t
 
 from dstrain.config.schema import Schedule
 from dstrain.doctor.proofs.gradient import difference
-from dstrain.doctor.proofs.masks import fresh_trainee
 from dstrain.doctor.proofs.schedule import largest_error
 from dstrain.doctor.short_run import short_run, whole
 from dstrain.runtime.rank_group import RankError
@@ -22,7 +21,7 @@ ENGINES = ["zero0_fp32", "zero1_fp32", "zero2_fp32", "zero3_fp32", "zero1_bf16",
 
 def weights_after(case, steps, ds_config, nan_at=None):
     traces = case.ranks(2).run(short_run, case.recipe, ds_config, steps, True, nan_at)
-    shapes = {name: tuple(p.shape) for name, p in fresh_trainee(case)[0].model.named_parameters()}
+    shapes = {name: tuple(p.shape) for name, p in case.fresh_trainee()[0].model.named_parameters()}
     return traces, whole([trace.weights for trace in traces], shapes)
 
 
@@ -47,7 +46,7 @@ def test_a_skipped_step_keeps_its_batch_and_its_place_in_the_lr_curve(case, ds_c
 def test_the_recorded_norm_is_the_gradients_and_clipping_is_by_it(case, ds_config):
     """Clipped at 1/8 of its norm, an SGD-like first Adam step is the same; so the gradient itself is looked at."""
     free = replace(case.recipe, optim=replace(case.recipe.optim, clip=0.0))
-    shapes = {name: tuple(p.shape) for name, p in fresh_trainee(case)[0].model.named_parameters()}
+    shapes = {name: tuple(p.shape) for name, p in case.fresh_trainee()[0].model.named_parameters()}
     gradients, norm = {}, None
     for clip in (0.0, None):
         recipe = free if clip == 0.0 else replace(case.recipe, optim=replace(case.recipe.optim, clip=norm / 8))
@@ -64,7 +63,7 @@ def test_the_recorded_norm_is_the_gradients_and_clipping_is_by_it(case, ds_confi
 @pytest.mark.parametrize("ds_config", ENGINES)
 def test_every_parameter_gets_a_gradient_and_moves(case, ds_config):
     traces, after = weights_after(case, 1, ds_config)
-    trainee, _ = fresh_trainee(case)
+    trainee, _ = case.fresh_trainee()
     initial = {name: parameter.detach().double() for name, parameter in trainee.model.named_parameters()}
     gradient = whole([trace.gradient for trace in traces], {name: tuple(g.shape) for name, g in initial.items()})
     assert initial.keys() == after.keys()
@@ -110,7 +109,7 @@ def test_activation_checkpointing_changes_neither_losses_nor_gradient(case, tmp_
         config.write_text(json.dumps({"zero_optimization": {"stage": 3, "stage3_max_live_parameters": 0,
                                                             "stage3_param_persistence_threshold": 0}}))
         ds_config = str(config)
-    shapes = {name: tuple(p.shape) for name, p in fresh_trainee(case)[0].model.named_parameters()}
+    shapes = {name: tuple(p.shape) for name, p in case.fresh_trainee()[0].model.named_parameters()}
     seen = []
     for switch in (False, True):
         recipe = replace(case.recipe, model=replace(case.recipe.model, checkpoint_activations=switch))

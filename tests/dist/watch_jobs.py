@@ -16,7 +16,6 @@ from dstrain.config.schema import Recipe
 from dstrain.data.feed import TrainFeed
 from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.doctor.proofs.resume import run_training
-from dstrain.doctor.short_run import cut
 from dstrain.families import family_of
 from dstrain.models.decoder_lm import DecoderLm
 from dstrain.runtime.dist import Ranks
@@ -53,9 +52,9 @@ def measured_steps(ranks: Ranks, recipe: Recipe, ds_config: str, steps: int) -> 
     objective, seen = family.build_objective(recipe), []
     with closing(family.train_feed(recipe, load_tokenizer(recipe.tokenizer), ranks.rank, ranks.world, None)) as feed:
         for number, step in zip(range(1, steps + 1), feed):
+            batches = [family.anatomy.ragged(batch, number) for batch in step.micro_batches]
             with Measured(engine) as measured:
-                result = train_step(engine, objective, [cut(batch, number) for batch in step.micro_batches],
-                                    step.rows_hash, number, recipe.run.seed, ranks)
+                result = train_step(engine, objective, batches, step.rows_hash, number, recipe.run.seed, ranks)
             seen.append((measured.read(), float(result.grad_norm)))
     engine.close()
     return seen

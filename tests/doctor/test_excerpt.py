@@ -9,7 +9,7 @@ import pytest
 from dstrain.config.rules import check
 from dstrain.config.schema import Batch, Data, LmModel, Recipe, Run, Source
 from dstrain.data.reading.sources import Corpus
-from dstrain.doctor.excerpt import excerpt
+from dstrain.families.anatomy.text_excerpt import excerpt
 
 ROWS = ["= A", "one", "= B", "two", "three"]
 

@@ -65,7 +65,7 @@ def _recipe(here: Here, **changes: Any) -> Recipe:
     recipe = load_recipe("quickstart", ["model={preset: tiny, dropout: 0.1}", "optim.lr=1.0e-3", "data.lanes=8",
                                         "batch={rows: 16, micro_rows: 16, length: 256}", "data.prefetch_steps=2"])
     if here.rehearsing:
-        recipe = family_of(recipe).shrink(recipe)
+        recipe = family_of(recipe).anatomy.shrink(recipe, here.folder)
         recipe = replace(recipe, data=replace(recipe.data, lanes=8),
                          batch=replace(recipe.batch, rows=8, micro_rows=8))
     return replace(recipe, **changes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from types import SimpleNamespace
 
 import torch
 from attention import BACKENDS
@@ -13,7 +12,6 @@ from frame import Here, Outcome, judge
 from torch.nn.attention import sdpa_kernel
 
 from dstrain.data.tokenizers.tokenizer import load_tokenizer
-from dstrain.doctor.proofs.masks import intrusions, two_documents_a_row
 from dstrain.families import family_of
 from dstrain.nn.chance import row_keys
 from dstrain.runtime.engine import fill_weights
@@ -24,7 +22,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def show(here: Here) -> Outcome:
     recipe = CaseHere.of(here).recipe
     family, tokenizer = family_of(recipe), load_tokenizer(recipe.tokenizer)
-    batch = two_documents_a_row(SimpleNamespace(family=family, recipe=recipe), tokenizer)
+    batch = family.anatomy.intruded(recipe, tokenizer)
     trainee = family.build_trainee(recipe, tokenizer)
     fill_weights(trainee, lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed), 0)
     figures, holds = {}, {}
@@ -49,13 +47,28 @@ def _leaks(here: Here, model: torch.nn.Module, batch, tokenizer, backend: str | 
            ) -> tuple[dict[str, int], int, bool]:
     """(positions that changed, by what was changed; positions watched; whether an allowed change shows)."""
     before_BTD, changed, watched = _hidden(here, model, batch, backend), {}, 0
-    for what, changed_BT, watched_BT in intrusions(batch):
+    for what, changed_BT, watched_BT in _intrusions(batch):
         other = replace(batch, ids_BT=torch.where(changed_BT, (batch.ids_BT + 1) % tokenizer.vocab_size, batch.ids_BT))
         differs_BT = (_hidden(here, model, other, backend) != before_BTD).any(dim=-1).cpu()
         changed[what] = int((differs_BT & watched_BT).sum())
         watched += int(watched_BT.sum())
     allowed = replace(batch, ids_BT=(batch.ids_BT + 1) % tokenizer.vocab_size)
     return changed, watched, not torch.equal(_hidden(here, model, allowed, backend), before_BTD)
+
+
+def _intrusions(batch) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+    """(what intrudes, where ids are changed, which scored positions must not notice)."""
+    scored_BT = batch.labels_BT != -100
+    slots_T = torch.arange(batch.ids_BT.shape[1])
+    padding_BT = slots_T >= batch.lengths_B[:, None]
+    first_row_BT = torch.zeros_like(scored_BT)
+    first_row_BT[0] = True
+    middle_BT = torch.where(batch.segments_BT == 0, batch.positions_BT >= 3, False)
+    return [("padding", padding_BT, scored_BT),
+            ("an earlier document of the row", batch.segments_BT == 0, scored_BT & (batch.segments_BT != 0)),
+            ("a later document of the row", batch.segments_BT == 1, scored_BT & (batch.segments_BT == 0)),
+            ("another row", first_row_BT, scored_BT & ~first_row_BT),
+            ("a later token", middle_BT, scored_BT & (batch.segments_BT == 0) & ~middle_BT)]
 
 
 def _hidden(here: Here, model: torch.nn.Module, batch, backend: str | None) -> torch.Tensor:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from dstrain.config.shape import in_micro_batches
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding, largest, within
 from dstrain.doctor.reference import reference_step
@@ -22,18 +23,18 @@ def prove(case: Case) -> Finding:
     if unreached:
         return Finding(False, f"{len(unreached)} parameters get no gradient", "none",
                        f"no part of the loss depends on {', '.join(unreached)}: use them in forward, or take them out")
-    error = largest(error_at(case, expected, world, micro_rows=2) for world in case.worlds)
+    error = largest(error_at(case, expected, world, case.family.anatomy.micro_sizes[0]) for world in case.worlds)
     precision = case.precision
     return within(error, BOUND[precision], "of the gradient's norm", f"rounding of {precision}",
                   "a loss that is not the sum over all targets divided by their number, a label that is not the "
                   "next token, or a parameter that no gradient reaches")
 
 
-def error_at(case: Case, expected: dict[str, torch.Tensor], world: int, micro_rows: int,
+def error_at(case: Case, expected: dict[str, torch.Tensor], world: int, micro_size: int,
              ds_config: str | None = None) -> float:
-    """Norm of the difference over the norm of the reference, over all parameters; infinite if any is missing."""
-    recipe = replace(case.recipe, batch=replace(case.recipe.batch, micro_rows=micro_rows),
-                     optim=replace(case.recipe.optim, clip=0.0))
+    """In micro-batches of so many rows, or tokens. Norm of the difference over the norm of the reference, over
+    all parameters; infinite if any is missing."""
+    recipe = replace(in_micro_batches(case.recipe, micro_size), optim=replace(case.recipe.optim, clip=0.0))
     traces = case.ranks(world).run(short_run, recipe, ds_config, 1)
     shapes = {name: g.shape for name, g in expected.items()}
     return difference(whole([trace.gradient for trace in traces], shapes), expected)

@@ -179,11 +179,4 @@ def _spelled(tokenizer: Any, ids: list[int], size: int) -> str | None:
 
 
 def fresh_trainee(case: Case) -> tuple[torch.nn.Module, Any]:
-    """The untrained model at its initial weights, in one process."""
-    from dstrain.runtime.engine import fill_weights
-    tokenizer = case.tokenizer()
-    trainee = case.family.build_trainee(case.recipe, tokenizer)
-    fill_weights(trainee,
-                 lambda name, shape: case.family.initial_weight(trainee.model, name, shape, case.recipe.run.seed),
-                 rank=0)
-    return trainee, tokenizer
+    return case.fresh_trainee()

@@ -9,7 +9,6 @@ from pathlib import Path
 from dstrain.config.engine_json import engine_json
 from dstrain.config.schema import Recipe, Source
 from dstrain.doctor.case import Case
-from dstrain.doctor.excerpt import excerpt
 from dstrain.doctor.finding import Finding, exactly
 from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
@@ -22,9 +21,8 @@ STEPS = 6
 
 
 def prove(case: Case) -> Finding:
-    sources = case.recipe.data.valid or case.recipe.data.train
-    valid = excerpt(sources[0], case.new_folder("valid"), documents=8, first_characters=2_000, characters=200)
-    differences, compared = differences_after_two_stops(case, case.worlds[-1], valid=(valid,))
+    data = case.family.anatomy.excerpt(case.recipe, case.new_folder("valid"), few=True).data
+    differences, compared = differences_after_two_stops(case, case.worlds[-1], valid=(data.valid or data.train)[:1])
     return exactly(len(differences), compared, "records and checkpoint files",
                    f"first: {differences[0] if differences else ''}: state that no checkpoint carries, rows that were "
                    "prefetched but not trained on, or a validation that changes the steps after it")

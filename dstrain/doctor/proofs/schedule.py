@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from dstrain.config.schema import Schedule
+from dstrain.config.shape import in_micro_batches
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding, largest, within
 from dstrain.doctor.short_run import short_run
@@ -21,16 +22,18 @@ def prove(case: Case) -> Finding:
     if asked.decay_steps is not None:
         decay_steps = max(1, min(STEPS - warmup_steps, _squeezed(asked.decay_steps, case.recipe.run.steps)))
         asked = replace(asked, decay_steps=decay_steps)
-    error = largest_error(case, replace(asked, warmup_steps=warmup_steps))
+    error = largest_error(case, replace(asked, warmup_steps=warmup_steps),
+                          micro_size=case.family.anatomy.micro_sizes[-1])
     return within(error, 1e-12, "of the peak", "the same formula",
                   "a scheduler that is never stepped, stepped per micro-batch, or one step late")
 
 
-def largest_error(case: Case, schedule: Schedule, world: int = 1, micro_rows: int = 4,
+def largest_error(case: Case, schedule: Schedule, world: int = 1, micro_size: int | None = None,
                   ds_config: str | None = None) -> float:
-    """Over all 20 steps, as a share of the peak: used against asked, the curve written out here once more."""
-    recipe = replace(case.recipe, schedule=schedule, run=replace(case.recipe.run, steps=STEPS),
-                     batch=replace(case.recipe.batch, micro_rows=micro_rows))
+    """In micro-batches of so many rows, or tokens (None: in one). Over all 20 steps, as a share of the peak: used
+    against asked, the curve written out here once more."""
+    recipe = replace(in_micro_batches(case.recipe, micro_size), schedule=schedule,
+                     run=replace(case.recipe.run, steps=STEPS))
     trace = case.ranks(world).run(short_run, recipe, ds_config, STEPS)[0]
     peaks = {"adamw": recipe.optim.lr, "muon": recipe.optim.muon_lr or recipe.optim.lr}
     found = [*trace.lrs_by_rule.items(), ("adamw", [record["lr"] for record in trace.records])]
