@@ -11,7 +11,7 @@ from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding
 from dstrain.doctor.model_proofs import arguments, documents, future, neighbours, padding
 from dstrain.doctor.proofs import (
-    continuations, curve, gradient, labels, masks, mode, overlap, resume, same_curve, schedule)
+    continuations, curve, gradient, labels, logged, masks, mode, overlap, rebuild, resume, same_curve, schedule)
 
 At = Literal["data", "shrunk", "full"]
 """on what a proof is given: the data alone, the recipe in small, the recipe at its full size"""
@@ -53,6 +53,8 @@ _ALL = (
     _of_the_recipe("curve", curve, at="full"),
     _of_the_recipe("gradient", gradient),
     _of_the_recipe("schedule", schedule),
+    _of_the_recipe("logged", logged),
+    _of_the_recipe("rebuild", rebuild),
     _of_the_recipe("same_curve", same_curve),
     _of_the_recipe("resume", resume),
 )

@@ -10,10 +10,11 @@ import torch
 from dstrain.doctor.case import Case
 from dstrain.doctor.continued import NEW_TOKENS, Continued, Sources, Texts, beginnings
 from dstrain.doctor.finding import Finding, largest, relative
-from dstrain.runtime.engine import fill_weights
+from dstrain.doctor.recipe_subject import fresh_trainee
 
 CLAIM = "generated with a cache is generated without one, whatever stands beside"
-ROUNDING = {"float64": 1e-9, "float32": 1e-4}
+ROUNDING = {"float64": 1e-6, "float32": 1e-4}
+"""relative, of the sum of log p; a search counts it in steps of 2^-20"""
 LOUDER = 8.0
 """initial weights are so small that all tokens are nearly as likely: times this, what is attended decides"""
 
@@ -43,7 +44,8 @@ def prove(case: Case) -> Finding:
         f"in float32, relative, in log p of {tokens} tokens; {bits} changed by another neighbour; {ties + more_ties} "
         f"ties, {float32_ties} in float32",
         f"{ROUNDING['float64']:.0e} relative in float64, {ROUNDING['float32']:.0e} in float32: other shapes round "
-        "otherwise, and only a tie may choose another token; none where the shapes are the same",
+        "otherwise (and a search counts in steps of 2^-20); only a tie may choose another token. None where the shapes "
+        "are the same",
         f"{'; '.join(faults)}: padding or another row is attended, or what is cached stands at another position than "
         "in training" if faults else "",
         "compare the model's `extend` with its `forward`: positions, masks, and which slots a row has filled"
@@ -52,9 +54,7 @@ def prove(case: Case) -> Finding:
 
 def louder_model(case: Case, tokenizer: object) -> torch.nn.Module:
     """The untrained model with larger matrices."""
-    trainee = case.family.build_trainee(case.recipe, tokenizer)
-    fill_weights(trainee, lambda name, shape: case.family.initial_weight(trainee.model, name, shape,
-                                                                         case.recipe.run.seed), rank=0)
+    trainee = fresh_trainee(case.recipe, case.family, tokenizer)
     with torch.no_grad():
         for parameter in trainee.parameters():
             if parameter.dim() > 1:

@@ -1,0 +1,150 @@
+"""A checkpoint alone is enough: in another process, with nothing else there, it gives the same model and tokenizer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dstrain
+from dstrain.config.engine_json import engine_json
+from dstrain.config.schema import Recipe
+from dstrain.doctor.case import Case
+from dstrain.doctor.finding import Finding, NotProven, exactly
+from dstrain.doctor.quiet_training import quietly
+from dstrain.families import family_of
+from dstrain.runtime.dist import Ranks
+from dstrain.train.run_folder import RunFolder
+from dstrain.train.trainer import train
+
+CLAIM = "the checkpoint alone rebuilds model and tokenizer, to the bit"
+STEPS = 2
+TEXTS = ("The quick brown fox, 1234 of them.", "ein Wort \u2013 and a 😀", "  def f(x):\n\treturn x\n")
+TIMEOUT_S = 120.0
+
+
+def prove(case: Case) -> Finding:
+    """Trained by the trainer; then all but the newest checkpoint is gone: recipe, data, run folder, tokenizer."""
+    folder, away = case.new_folder("rebuild"), case.new_folder("away")
+    small = case.family.anatomy.excerpt(case.recipe, case.new_folder("gone"), few=True)
+    data = replace(small.data, valid=small.data.valid or small.data.train)
+    recipe = replace(resaved(case, small, folder), data=data)
+    expected = trained(case, recipe)
+    checkpoint = the_newest(RunFolder.of(recipe).checkpoints)
+    if checkpoint is None:
+        return Finding(False, "no checkpoint was committed", "one", "the trainer saved nothing", "look at its messages")
+    shutil.move(checkpoint, away / "checkpoint")
+    shutil.rmtree(folder)
+    found, why = rebuilt(away, expected)
+    if found is None:
+        return Finding(False, f"it cannot be used: {why}", "used by another process in another folder",
+                       "something that is needed to build the model again is not in the checkpoint, or not where it "
+                       "is looked for: the recipe, the tokenizer, or the weights under their names",
+                       "write all of it beside the weights, before the checkpoint is committed")
+    names = [name for name in expected["answers"] if not _same(expected["answers"][name], found[name])]
+    values = sum(value.numel() if isinstance(value, torch.Tensor) else 1 for value in expected["answers"].values())
+    finding = exactly(len(names), len(expected["answers"]), f"answers ({values:,} values: hidden states, tokens, texts)",
+                      f"{', '.join(names)}: weights that are not saved, or not the newest; a setting of the model or a "
+                      "tokenizer that is not in the checkpoint")
+    return finding if finding.passed else replace(finding, remedy="save it with the checkpoint, and load it from there")
+
+
+def resaved(case: Case, recipe: Recipe, folder: Path) -> Recipe:
+    """Few steps into a folder of their own, with a tokenizer that stands there, too, and will be gone with it."""
+    tokenizer = case.tokenizer()
+    tokenizer.save(folder / "tokenizer")
+    return replace(recipe, tokenizer=_moved(recipe.tokenizer, case.folder, folder),
+                   run=replace(recipe.run, name="run", dir=str(folder), steps=STEPS),
+                   log=replace(recipe.log, samples=1), valid=replace(recipe.valid, every=STEPS, patience=None),
+                   schedule=replace(recipe.schedule, warmup_steps=1, decay_steps=recipe.schedule.decay_steps and 1))
+
+
+def trained(case: Case, recipe: Recipe) -> dict[str, Any]:
+    """What model and tokenizer answered at the end of the training, and what they were asked."""
+    return case.ranks(1).run(train_and_ask, recipe)[0]
+
+
+def train_and_ask(ranks: Ranks, recipe: Recipe) -> dict[str, Any]:
+    """The trainer itself. It samples after its last validation, just before it saves: there the model is asked."""
+    family, asked = family_of(recipe), {}
+
+    def ask(model: torch.nn.Module, tokenizer: Any, of: Recipe) -> list[str]:
+        batch = next(family.valid_batches(of, tokenizer, 0, 1))
+        asked.update(inputs=batch.inputs(), dtype=next(model.parameters()).dtype)
+        asked["answers"] = answers(model, tokenizer, batch.inputs())
+        return []
+
+    with quietly():
+        train(recipe, replace(family, sample=ask, generated_scores=None),
+              engine_json(recipe, ranks.world, ranks.device.type), ranks)
+    return asked
+
+
+def answers(model: torch.nn.Module, tokenizer: Any, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """By name: hidden states, and what each side's tokenizer makes of texts and back."""
+    was_training = model.training
+    with torch.no_grad():
+        device = next(model.parameters()).device
+        hidden = model.eval()(**{name: tensor.to(device) for name, tensor in inputs.items()}, keys_B=None)
+    model.train(was_training)
+    found: dict[str, Any] = {f"hidden states of head {head}": of_head.cpu() for head, of_head in enumerate(hidden)}
+    sides = {"": tokenizer} if hasattr(tokenizer, "encode") else {
+        side: getattr(tokenizer, side) for side in ("source", "target")}
+    for side, each in sides.items():
+        ids = [each.encode(text).tolist() for text in TEXTS]
+        found[f"{side} tokens".strip()] = [each.vocab_size, each.eot, ids]
+        found[f"{side} texts".strip()] = [each.decode(of_text) for of_text in ids]
+    return found
+
+
+def rebuilt(away: Path, expected: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """(the answers of a fresh process in an empty folder, or None and what it died of)."""
+    question, answer, empty = away / "question.pt", away / "answer.pt", away / "empty"
+    empty.mkdir()
+    torch.save({"inputs": expected["inputs"], "dtype": str(expected["dtype"]).removeprefix("torch.")}, question)
+    root = str(Path(dstrain.__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+                   "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
+    code = "import sys; from dstrain.doctor.proofs.rebuild import use; use(*sys.argv[1:])"
+    try:
+        done = subprocess.run([sys.executable, "-c", code, str(away / "checkpoint"), str(question), str(answer),
+                               str(torch.get_num_threads())], cwd=empty, env=environment, capture_output=True,
+                              text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired as error:
+        raise NotProven(f"the fresh process had no answer within {TIMEOUT_S:.0f} s") from error
+    if done.returncode != 0:
+        return None, (done.stderr.strip().splitlines() or ["no message"])[-1]
+    return torch.load(answer, weights_only=True), ""
+
+
+def use(checkpoint: str, question: str, answer: str, threads: str) -> None:
+    """What `dstrain eval` and generation begin with; in the precision in which was asked before."""
+    from dstrain.commands.use import load_trained
+    torch.set_num_threads(int(threads))
+    asked = torch.load(question, weights_only=True)
+    with quietly():
+        ready = load_trained(Path(checkpoint), "latest")
+    torch.save(answers(ready.trainee.model.to(getattr(torch, asked["dtype"])), ready.tokenizer, asked["inputs"]), answer)
+
+
+def the_newest(checkpoints: Path) -> Path | None:
+    return max((path for path in checkpoints.glob("step_*") if path.is_dir()), default=None)
+
+
+def _moved(tokenizer: Any, old: Path, new: Path) -> Any:
+    """The recipe's word for its tokenizer, or tokenizers, that stand in another folder now."""
+    if isinstance(tokenizer, str):
+        return str(new / Path(tokenizer).relative_to(old))
+    return type(tokenizer)(**{side: _moved(getattr(tokenizer, side), old, new) for side in ("source", "target")})
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    return one == other
