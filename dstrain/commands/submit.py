@@ -25,6 +25,7 @@ from dstrain.cluster.saves import check_times
 from dstrain.cluster.script import NEWEST_LOG, Files, batch_script
 from dstrain.cluster.shared import SeenByNodes
 from dstrain.cluster.sweep import Member, members_of
+from dstrain.config.certificate import why_not_proven
 from dstrain.config.errors import UserError
 from dstrain.config.load import load_recipe, load_saved_recipe, recipe_to_dict
 from dstrain.config.os_errors import in_words
@@ -42,7 +43,7 @@ def submit_command(given: Namespace) -> int:
     for name, value in members[0].recipe.environment.items():  # as the training itself does
         os.environ.setdefault(name, value)
     fit = fitted(request, slurm.nodes())
-    said = checked(members, fit, given.shared, os.environ)
+    said = checked(members, fit, given.shared, os.environ, given.require_doctor)
     files = _files(members, given)
     script = batch_script(fit.request, files, job_name=_base_name(members, given), command=["dstrain", *sys.argv[1:]],
                           environment=os.environ, written_at=time.strftime("%Y-%m-%d %H:%M:%S %z"))
@@ -57,7 +58,8 @@ def submit_command(given: Namespace) -> int:
     return 0
 
 
-def checked(members: list[Member], fit: Fit, said_to_be_shared: bool, environment: Mapping[str, str]) -> list[str]:
+def checked(members: list[Member], fit: Fit, said_to_be_shared: bool, environment: Mapping[str, str],
+            require_doctor: bool = False) -> list[str]:
     """What was found, a line a thing; a UserError for the first that would not work."""
     request, notes = fit.request, list(fit.notes)
     names = None if fit.nodes is None else [node.name for node in fit.nodes]
@@ -72,6 +74,8 @@ def checked(members: list[Member], fit: Fit, said_to_be_shared: bool, environmen
         lines.append(f"run        {folder}{': ' + member.override if member.override else ''}, "
                      f"{seen.check('run folder', folder, 'choose another with run.dir=...')}")
         _check_is_free(folder)
+        if require_doctor:
+            _check_is_proven(folder, member)
         notes += _check_goes_on(folder, recipe, alone=len(members) == 1)
         times = check_times(request, folder)
         needs = needs_of(recipe, bool(committed(folder / "checkpoints")), environment, _libraries())
@@ -102,6 +106,14 @@ def _check_is_free(folder: Path) -> None:
             raise UserError(f"{folder}: job {job.number} is {job.state.lower()} for it already; wait for it, end it "
                             f"with scancel {job.number}, or choose another run.name (--chain makes jobs that take "
                             f"turns)")
+
+
+def _check_is_proven(folder: Path, member: Member) -> None:
+    why = why_not_proven(folder, member.recipe)
+    if why is not None:
+        more = f" {member.override} run.name={member.recipe.run.name}" if member.override else ""
+        raise UserError(f"--require-doctor: {folder}: {why}; run `dstrain doctor` with the same recipe and "
+                        f"changes{more}, or leave --require-doctor out")
 
 
 def _check_goes_on(folder: Path, recipe: Recipe, alone: bool) -> list[str]:

@@ -61,7 +61,7 @@ def read_certificate(folder: Path) -> dict | None:
 def why_not_proven(folder: Path, recipe: Recipe) -> str | None:
     """In a few words what is missing for this recipe to be proven, or None: it is."""
     if not (folder / FILE).exists():
-        return "there is no certificate of `dstrain doctor`"
+        return f"there is no {FILE}"
     found = read_certificate(folder)
     if found is None:
         return f"{folder / FILE} is no certificate of this dstrain"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from dstrain import __version__
+from dstrain.config.certificate import FILE, why_not_proven
 from dstrain.config.offload import offload_in_words
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import shape_of
@@ -47,6 +48,8 @@ def say_run(run: Run, first: Any) -> None:
     health = in_a_line(run.ranks.health)
     if health is not None:
         say(f"ranks      {health}")
+    if run.ranks.first and (unproven := _unproven(run)) is not None:
+        say(unproven)
     offload = offload_in_words(run.config, parameters, world)
     if offload is not None:
         say(f"offload    {offload}")
@@ -58,6 +61,14 @@ def say_run(run: Run, first: Any) -> None:
     flops = steps_left * stats["scored"] * run.family.flops_a_target(recipe, parameters)
     say(f"time       roughly {duration(expected_seconds(flops, engine.dtype, run.ranks))} for {steps_left:,} steps, "
         f"guessed from what matrix products run at here, without validations; the progress line measures it")
+
+
+def _unproven(run: Run) -> str | None:
+    """That the recipe is not proven as it is now. A run that goes on without any certificate was told when it began."""
+    if run.state.step and not (run.folder.path / FILE).exists():
+        return None
+    why = why_not_proven(run.folder.path, run.recipe)
+    return None if why is None else f"doctor     not proven: {why}; `dstrain doctor` with the same recipe proves it"
 
 
 def expected_seconds(flops: float, dtype: torch.dtype, ranks: Ranks) -> float:

@@ -16,9 +16,14 @@ from dstrain.config.shape import positions_a_step
 from dstrain.data.hashing import wrap_int64
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import NotProven
+from dstrain.doctor.recipe_subject import parameters_of, subject_of
+from dstrain.doctor.subject import Subject
+from dstrain.guard.machine import GIB, Memory
 from dstrain.train.family import Family
 
 MOST_STEPS, MOST_SECONDS = 8, 3.0
+QUICK_S = 3.0
+PASSES = 3
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,10 @@ class Look:
 def look_at(recipe: Recipe, case: Case, run_folder: Path) -> Look:
     """At the recipe in full, by the way in which a run on one rank would read and build it."""
     family, tokenizer, world = case.family, case.tokenizer(), max(1, torch.cuda.device_count())
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in family.build_trainee(recipe, tokenizer).parameters())
-    try:
-        full_pass = passed(case.full_subject())
-    except NotProven:  # the doctor does not take this model at full size
-        full_pass = None
+    full_pass = _full_pass(recipe, case, tokenizer)
     config = engine_json(recipe, world, "cuda")  # the memory of fp16 is asked for on a login node, too
-    return Look(recipe, family, config, world, run_folder, parameters, *_rows(recipe, family, tokenizer), full_pass)
+    return Look(recipe, family, config, world, run_folder, parameters_of(recipe, family, tokenizer),
+                *_rows(recipe, family, tokenizer), full_pass)
 
 
 def _rows(recipe: Recipe, family: Family, tokenizer: Any) -> tuple[dict[str, int], int, int, float, str, float | None]:
@@ -93,30 +94,55 @@ def _rows(recipe: Recipe, family: Family, tokenizer: Any) -> tuple[dict[str, int
                 if isinstance(value, int):
                     totals[key] = totals.get(key, 0) + value
             for batch in step.micro_batches:
-                spelled = (targets := batch.labels_BT[batch.labels_BT >= 0])[bytes_of_token[targets] > 0]
-                seen_bytes += int(bytes_of_token[spelled].sum())
-                words += len(tokenizer.decode(spelled.tolist()).split())
+                for labels_T in batch.labels_BT:
+                    texts = _texts(labels_T[labels_T >= 0], bytes_of_token)
+                    seen_bytes += sum(int(bytes_of_token[text].sum()) for text in texts)
+                    words += sum(len(tokenizer.decode(text.tolist()).split()) for text in texts)
     feed_s = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
     return totals, len(times), words, seen_bytes / max(1, totals["scored"]), f"{rows & (2**64 - 1):016x}", feed_s
 
 
-def passed(subject: Any) -> Pass:
-    """The pass measured on the doctor's full-size subject; the second of two, the first one warms up."""
-    for _ in range(2):
-        module, held = subject.module, {}
-        weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+def _texts(targets: torch.Tensor, bytes_of_token: torch.Tensor) -> list[torch.Tensor]:
+    """Runs of tokens that spell something, between ends of documents and the like."""
+    pieces = torch.tensor_split(targets, (bytes_of_token[targets] == 0).nonzero().flatten())
+    return [spelled for piece in pieces if (spelled := piece[bytes_of_token[piece] > 0]).numel()]
 
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            if (place := tensor.untyped_storage().data_ptr()) not in weights:
-                held[place] = tensor.untyped_storage().nbytes()
-            return tensor
 
-        module.train()
-        began = time.perf_counter()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = subject.run(module, subject.batch).loss
-        loss.backward()
-        float(loss.detach())  # waits for the device
-        seconds = time.perf_counter() - began
-        module.zero_grad(set_to_none=True)
-    return Pass(seconds, subject.batch[subject.roles.ids].numel(), sum(held.values()))
+def _full_pass(recipe: Recipe, case: Case, tokenizer: Any) -> Pass | None:
+    """On a whole micro-batch where that is quick and fits here, else on the row or two of the doctor's own subject."""
+    try:
+        small = passed(case.full_subject())
+    except NotProven:  # the doctor does not take this model at full size
+        return None
+    with closing(case.family.train_feed(recipe, tokenizer, 0, 1, None)) as feed:
+        batch = next(feed).micro_batches[0]
+    times = batch.labels_BT.numel() / small.positions
+    if times <= 1 or times * small.seconds > QUICK_S or times * small.saved_bytes > (Memory().left_gib() or 0) * GIB / 4:
+        return small
+    return passed(subject_of(recipe, case.family, tokenizer, batch))
+
+
+def passed(subject: Subject) -> Pass:
+    """The fastest of three: the first one warms up, and others use this machine, too."""
+    seconds, held = zip(*(_pass(subject) for _ in range(PASSES)))
+    return Pass(min(seconds), subject.batch[subject.roles.ids].numel(), held[-1])
+
+
+def _pass(subject: Subject) -> tuple[float, int]:
+    """Seconds, and bytes that the backward pass needs."""
+    module, held = subject.module.train(), {}
+    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if (place := tensor.untyped_storage().data_ptr()) not in weights:
+            held[place] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    began = time.perf_counter()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = subject.run(module, subject.batch).loss
+    loss.backward()
+    float(loss.detach())  # waits for the device
+    seconds = time.perf_counter() - began
+    module.zero_grad(set_to_none=True)
+    return seconds, sum(held.values())
