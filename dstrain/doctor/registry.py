@@ -9,7 +9,8 @@ from typing import Literal
 
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding
-from dstrain.doctor.model_proofs import arguments, documents, future, neighbours, padding
+from dstrain.doctor.model_proofs import (
+    arguments, by_heart, documents, first_loss, future, gradients, neighbours, padding, targets)
 from dstrain.doctor.proofs import (
     continuations, curve, gradient, labels, logged, masks, mode, overlap, rebuild, resume, same_curve, schedule)
 
@@ -47,6 +48,10 @@ _ALL = (
     _of_the_model("padding", padding),
     _of_the_model("neighbours", neighbours),
     _of_the_model("documents", documents),
+    _of_the_model("targets", targets),
+    _of_the_model("first_loss", first_loss, at="full"),
+    _of_the_model("gradients", gradients, at="full"),
+    _of_the_model("by_heart", by_heart),
     _of_the_recipe("masks", masks),
     _of_the_recipe("continuations", continuations),
     _of_the_recipe("mode", mode),

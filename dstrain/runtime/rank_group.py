@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
@@ -100,6 +101,7 @@ def _serve(pipe: Any, rank: int, world: int, port: int, threads: int, parent: in
                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS=str(threads),
                       DS_ACCELERATOR="cpu")
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal: the caller ends its ranks itself
     ranks = None
     while True:
         while not pipe.poll(1.0):
