@@ -51,7 +51,7 @@ def _fill_with_mean(trained: Trained, chosen: list[Path]) -> list[int]:
     for where in chosen:
         refuse_damaged(where)
         checkpoints.append(load(where))
-        if load_saved_recipe(where / "recipe.yaml").model != trained.recipe.model:
+        if load_saved_recipe(where / "recipe.yaml").model != load_saved_recipe(trained.where / "recipe.yaml").model:
             raise UserError(f"{where} holds another model than {trained.where}: there is no mean of the two; average "
                             "fewer checkpoints")
         if checkpoints[-1].weights.shapes != checkpoints[0].weights.shapes:

@@ -7,6 +7,7 @@ from typing import Any, Callable, NamedTuple, TypeVar
 
 from dstrain.config.errors import UserError
 from dstrain.config.load import load_saved_recipe
+from dstrain.config.model_code import as_saved
 from dstrain.config.schema import Recipe
 
 TRIES = 10
@@ -47,12 +48,15 @@ def load_trained(run: Path, which: str, command: str | None = None) -> Trained:
     from dstrain.runtime.engine import fill_weights
 
     def read(where: Path) -> Trained:
-        recipe = load_saved_recipe(where / "recipe.yaml")
+        recipe = as_saved(load_saved_recipe(where / "recipe.yaml"), where)
         family = family_of(recipe)
         if command not in (None, family.command):
             raise UserError(f"{run} is a run of the family {family.name}: use `dstrain {family.command} {run}`")
         tokenizer, ranks = family.open_tokenizer(recipe, where / "tokenizer"), lone_rank()
         trainee = family.build_trainee(recipe, tokenizer)
+        if command is not None and not hasattr(trainee.model, "extend"):
+            raise UserError(f"model.code is {recipe.model.code}, a class that has no new_cache and extend: it can be "
+                            f"trained and scored, but writes no text")
         fill_weights(trainee, load(where).weight_of, rank=0)
         return Trained(recipe, family, tokenizer, trainee.to(ranks.device).eval(), ranks, where)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
+from dstrain.config.model_code import check_code
 from dstrain.config.rules_model import check_sizes, divisors
 from dstrain.config.schema import Recipe
 from dstrain.config.source_rules import check_source
@@ -18,6 +19,10 @@ PlaceOf = Callable[[str], str]
 
 def check_lm(recipe: Recipe, place_of: PlaceOf) -> None:
     check_sizes(recipe.model, SIZES, "tiny, small, medium", place_of)
+    check_code(recipe.model, place_of)
+    if recipe.model.code is not None and recipe.engine.compile:
+        raise UserError(f"{place_of('engine.compile')}: engine.compile is on, but a class of one's own (model.code) is "
+                        f"not compiled; remove it")
     _check_data(recipe, place_of)
     _check_objective(recipe, place_of)
 

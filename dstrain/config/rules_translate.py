@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
+from dstrain.config.model_code import check_code
 from dstrain.config.rules_model import check_sizes
 from dstrain.config.schema import Recipe
 from dstrain.config.source_files import kind_of
@@ -21,6 +22,7 @@ PlaceOf = Callable[[str], str]
 
 def check_translate(recipe: Recipe, place_of: PlaceOf) -> None:
     check_sizes(recipe.model, SIZES, "tiny, small, base", place_of)
+    check_code(recipe.model, place_of)
     _check_data(recipe, place_of)
     _check_batch(recipe, place_of)
     if recipe.valid.beam > 1 and not recipe.valid.translate and not recipe.log.samples:

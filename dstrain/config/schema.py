@@ -92,6 +92,9 @@ class LmModel:
     """share of channels dropped after the embedding and after each attention and feed-forward, in training"""
     checkpoint_activations: bool = False
     """recompute each block's activations in the backward pass: less memory, about a third more time"""
+    code: str | None = None
+    """FILE.py:CLASS, a model class of one's own in the place of the family's: called with the same settings and sizes,
+    and by the same keywords. The file is relative to the working directory, and kept with each checkpoint"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from torch import nn
 from dstrain.config.ds_files import DsFile, read_ds_config
 from dstrain.config.engine_json import engine_json
 from dstrain.config.join import BATCH, said
+from dstrain.config.model_code import wherever_run
 from dstrain.config.schema import Data, Recipe
 from dstrain.config.shape import positions_a_step
 from dstrain.config.translate import PairTokenizers
@@ -45,7 +46,7 @@ class Case:
     @staticmethod
     def of(recipe: Recipe, ds_config: str | None = None) -> "Case":
         family = family_of(recipe)
-        recipe = family.pinned(recipe, None)
+        recipe = wherever_run(family.pinned(recipe, None))
         ds_file = read_ds_config(ds_config or recipe.engine.config,
                                  "--deepspeed_config" if ds_config else "engine.config")
         folder = Path(tempfile.mkdtemp(prefix="dstrain-doctor-"))

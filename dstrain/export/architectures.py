@@ -43,6 +43,9 @@ def refuse_unknown(recipe: Recipe) -> None:
     if recipe.family != "lm":
         raise UserError(f"family {recipe.family} has no counterpart in transformers that dstrain knows, so it cannot "
                         f"be exported; models of the family lm can")
+    if recipe.model.code is not None:
+        raise UserError(f"model.code is {recipe.model.code}: a class of one's own has no counterpart in transformers "
+                        f"that dstrain knows, so it cannot be exported")
     kind = (recipe.model.block, recipe.model.positions)
     if kind not in ARCHITECTURES:
         known = ", ".join(" with ".join(kind) for kind in ARCHITECTURES)

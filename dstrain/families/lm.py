@@ -16,6 +16,7 @@ from dstrain.data.reading.hub import pinned
 from dstrain.data.reading.size import text_bytes
 from dstrain.data.tokenizers.run_tokenizer import run_tokenizer
 from dstrain.families.anatomy.lm import LM_ANATOMY
+from dstrain.families.own_class import model_of
 from dstrain.infer.sampling import generate
 from dstrain.models.decoder_lm import DecoderLm
 from dstrain.objectives.next_token import NextToken
@@ -31,7 +32,8 @@ def _pinned(recipe: Recipe, saved: Recipe | None) -> Recipe:
 
 
 def _trainee(recipe: Recipe, tokenizer: Any) -> torch.nn.Module:
-    return Trainee(DecoderLm(recipe.model, tokenizer.vocab_size, recipe.batch.length), _objective(recipe))
+    model = model_of(recipe, DecoderLm, tokenizer.vocab_size, recipe.batch.length, writes_with=("new_cache", "extend"))
+    return Trainee(model, _objective(recipe))
 
 
 def _objective(recipe: Recipe) -> NextToken:

@@ -15,6 +15,7 @@ from dstrain.data.pairs.pair_batch import PairBatch, filler_pairs
 from dstrain.data.reading.hub import pinned
 from dstrain.data.tokenizers.pair_tokenizer import PairTokenizer, pair_tokenizer
 from dstrain.families.anatomy.translate import TRANSLATE_ANATOMY
+from dstrain.families.own_class import model_of
 from dstrain.infer.scores import generated_scores
 from dstrain.infer.translate import translate
 from dstrain.models.seq2seq import Seq2Seq
@@ -24,8 +25,8 @@ from dstrain.train.family import Family
 
 
 def _trainee(recipe: Recipe, tokenizer: PairTokenizer) -> torch.nn.Module:
-    model = Seq2Seq(recipe.model, tokenizer.source.vocab_size, tokenizer.target.vocab_size, tokenizer.shared,
-                    recipe.batch.length)
+    model = model_of(recipe, Seq2Seq, tokenizer.source.vocab_size, tokenizer.target.vocab_size, tokenizer.shared,
+                     recipe.batch.length, writes_with=("encode", "new_cache", "extend"))
     return Trainee(model, _objective(recipe))
 
 

@@ -11,9 +11,9 @@ from dstrain.config.schema import Recipe
 
 # A change here would be another run: other batches, another network, other moments or another random stream.
 FIXED = ("family", "model.width", "model.heads", "model.layers", "model.encoder_layers", "model.decoder_layers",
-         "model.ff", "model.block", "model.positions", "tokenizer", "data.languages", "data.train", "data.lanes",
-         "data.block_tokens", "batch.rows", "batch.length", "batch.tokens", "batch.window", "batch.over_long",
-         "optim.name", "run.seed")
+         "model.ff", "model.block", "model.positions", "model.code", "tokenizer", "data.languages", "data.train",
+         "data.lanes", "data.block_tokens", "batch.rows", "batch.length", "batch.tokens", "batch.window",
+         "batch.over_long", "optim.name", "run.seed")
 # Names of the same thing, or no matter to the numbers.
 IRRELEVANT = ("run.dir", "run.name", "model.preset", "run.tokens", "data.prefetch_steps", "data.bad_share",
               "data.workers", "data.prepared", "run.max_minutes", "checkpoint.background")

@@ -9,6 +9,7 @@ import torch
 
 from dstrain.config.errors import UserError
 from dstrain.config.load import load_saved_recipe
+from dstrain.config.model_code import code_changes
 from dstrain.config.os_errors import in_words
 from dstrain.config.schema import Recipe
 from dstrain.runtime.checkpoint.fence import Fence
@@ -45,7 +46,7 @@ def newest_checkpoint(folder: RunFolder, recipe: Recipe, family: Family, config:
         changes, loaded = changes_since(saved, recipe, str(found)), load(found)
         RunState.from_json(loaded.state, found / "state.json")  # what is not one is refused here, by all ranks alike
         now = announce.about(recipe, config, ranks)["shape"]
-        return loaded, recipe, [*shape_change(loaded.shape, now), *changes]
+        return loaded, recipe, [*shape_change(loaded.shape, now), *changes, *code_changes(recipe, found)]
 
 
 def state_of(loaded: Loaded | None, recipe: Recipe, changes: list[str]) -> RunState:

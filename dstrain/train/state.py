@@ -11,6 +11,7 @@ import yaml
 
 from dstrain.config.errors import UserError
 from dstrain.config.load import recipe_to_dict
+from dstrain.config.model_code import SAVED, text_of
 from dstrain.config.schema import Recipe
 from dstrain.runtime.checkpoint import disk
 
@@ -99,6 +100,8 @@ def _is_of_kind(value: Any, kinds: str) -> bool:
 def write_side_files(folder: Path, recipe: Recipe, tokenizer: Any) -> None:
     """What a checkpoint needs beside its state, to build model and tokenizer again on another machine."""
     disk.write_file(folder / "recipe.yaml", recipe_text(recipe).encode())
+    if recipe.model.code is not None:
+        disk.write_file(folder / SAVED, text_of(recipe.model.code))
     disk.make_folder(folder / "tokenizer")
     tokenizer.save(folder / "tokenizer")
 

@@ -15,6 +15,7 @@ from dstrain.data.feed import TrainFeed
 from dstrain.families.anatomy.lengths import ragged_lengths
 from dstrain.families.anatomy.lm_targets import targets_astray
 from dstrain.families.anatomy.text_excerpt import excerpt
+from dstrain.families.own_class import shrunk
 from dstrain.train.family import Anatomy
 
 LANES = (4, 2, 1)
@@ -23,7 +24,7 @@ SMALL = {"preset": None, "width": 32, "heads": 2, "layers": 2, "ff": 64}
 
 def _shrunk(recipe: Recipe, folder: Path) -> Recipe:
     """Width, depth, length and rows small enough for a proof to take seconds; everything else as it is."""
-    return replace(recipe, model=replace(recipe.model, **SMALL), data=_small_data(recipe),
+    return replace(recipe, model=shrunk(recipe.model, SMALL), data=_small_data(recipe),
                    batch=replace(recipe.batch, rows=8, micro_rows=2, length=32))
 
 

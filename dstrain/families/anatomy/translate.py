@@ -16,6 +16,7 @@ from dstrain.data.tokenizers.pair_tokenizer import PairTokenizer
 from dstrain.families.anatomy.lengths import ragged_lengths
 from dstrain.families.anatomy.pair_excerpt import excerpt
 from dstrain.families.anatomy.pair_targets import targets_astray
+from dstrain.families.own_class import shrunk
 from dstrain.train.family import Anatomy
 
 MOST_LAYERS = 2
@@ -26,9 +27,8 @@ def _shrunk(recipe: Recipe, folder: Path) -> Recipe:
     """Width, depth, length and pairs small enough for a proof to take seconds; everything else as it is. A shorter
     length must leave pairs to train on: here those that are longer are cut. A feed of pairs begins with reading and
     tokenizing a large block of them, and proofs open many feeds: they get the first pairs of each source."""
-    model = replace(recipe.model, preset=None, width=32, heads=2, ff=64,
-                    encoder_layers=min(MOST_LAYERS, recipe.model.encoder_layers),
-                    decoder_layers=min(MOST_LAYERS, recipe.model.decoder_layers))
+    layers = {side: min(MOST_LAYERS, getattr(recipe.model, side)) for side in ("encoder_layers", "decoder_layers")}
+    model = shrunk(recipe.model, {"preset": None, "width": 32, "heads": 2, "ff": 64, **layers})
     length = min(LENGTH, recipe.batch.length)
     batch = replace(recipe.batch, tokens=TOKENS, micro_tokens=TOKENS // 4, window=WINDOW, length=length,
                     over_long="cut")
