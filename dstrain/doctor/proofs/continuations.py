@@ -40,9 +40,9 @@ def prove(case: Case) -> Finding:
     if not tokens:
         faults.append("nothing was generated")
     return Finding(
-        not faults, f"{of_cache:.1e} between cache and none, {of_longer:.1e} beside a longer neighbour, {in_float32:.1e} "
-        f"in float32, relative, in log p of {tokens} tokens; {bits} changed by another neighbour; {ties + more_ties} "
-        f"ties, {float32_ties} in float32",
+        not faults, f"{of_cache:.1e} between cache and none, {of_longer:.1e} beside a longer neighbour, "
+        f"{in_float32:.1e} in float32, relative, in log p of {tokens} tokens; {bits} changed by another neighbour; "
+        f"{ties + more_ties} ties, {float32_ties} in float32",
         f"{ROUNDING['float64']:.0e} relative in float64, {ROUNDING['float32']:.0e} in float32: other shapes round "
         "otherwise (and a search counts in steps of 2^-20); only a tie may choose another token. None where the shapes "
         "are the same",

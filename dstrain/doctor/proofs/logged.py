@@ -155,12 +155,9 @@ def _with_validation(case: Case, recipe: Recipe) -> Recipe:
 def _seen_by_backward(optimized: list[float], world: int) -> Iterator[None]:
     """Adds to the last of `optimized` each sum of nll times the gradient that it got: what the step's update follows,
     whatever was multiplied or divided on the way. DeepSpeed averages over ranks."""
-    newest: list[torch.Tensor] = []
-
     def look(module: nn.Module, _: Any, sums: Any) -> None:
         nll = getattr(sums, "nll", None)
-        if isinstance(nll, torch.Tensor) and nll.requires_grad and not (newest and newest[0] is nll):
-            newest[:] = [nll]  # the engine around the trainee returns the same once more
+        if nll is not None and nll.requires_grad and "model" in module._modules:  # not the engine around the trainee
             kept = nll.detach()
             nll.register_hook(lambda grad: _add(optimized, float((kept * grad).sum()) / world))
 

@@ -22,8 +22,8 @@ MOST_VALID, MOST_TRAIN = 5_000_000, 30_000_000
 FILES = 32
 MOST_WHOLE, MOST_GRAMS = 0.03, 0.5
 WHY = ("headings and other short texts stand in both sides of clean splits: 1.7 % in WikiText-2 by lines, none in its "
-       "articles, in Multi30k and in Wikipedia; n-grams are 0.0 to 0.4 % there, and 19 % in the standard library, which "
-       "has tables made by a program")
+       "articles, in Multi30k and in Wikipedia; n-grams are 0.0 to 0.4 % there, and 19 % in the standard library, "
+       "which has tables made by a program")
 _CHUNK = 200_000
 _MULTIPLIERS = np.random.default_rng(13).integers(1, 2**63, WORDS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 

@@ -20,6 +20,7 @@ from dstrain.doctor.finding import Finding, NotProven, exactly
 from dstrain.doctor.quiet_training import quietly
 from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
+from dstrain.runtime.engine import whole_shape
 from dstrain.train.run_folder import RunFolder
 from dstrain.train.trainer import train
 
@@ -49,7 +50,7 @@ def prove(case: Case) -> Finding:
                        "write all of it beside the weights, before the checkpoint is committed")
     names = [name for name in expected["answers"] if not _same(expected["answers"][name], found[name])]
     values = sum(value.numel() if isinstance(value, torch.Tensor) else 1 for value in expected["answers"].values())
-    finding = exactly(len(names), len(expected["answers"]), f"answers ({values:,} values: hidden states, tokens, texts)",
+    finding = exactly(len(names), len(expected["answers"]), f"answers ({values:,} hidden states, tokens and texts)",
                       f"{', '.join(names)}: weights that are not saved, or not the newest; a setting of the model or a "
                       "tokenizer that is not in the checkpoint")
     return finding if finding.passed else replace(finding, remedy="save it with the checkpoint, and load it from there")
@@ -67,17 +68,26 @@ def resaved(case: Case, recipe: Recipe, folder: Path) -> Recipe:
 
 def trained(case: Case, recipe: Recipe) -> dict[str, Any]:
     """What model and tokenizer answered at the end of the training, and what they were asked."""
-    return case.ranks(1).run(train_and_ask, recipe)[0]
+    asked = case.ranks(1).run(train_and_ask, recipe)[0]
+    model = case.family.build_trainee(recipe, case.tokenizer()).model.to(asked["dtype"])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(asked["weights"][name].view_as(parameter))
+    asked["answers"] = hidden_states(model, asked["inputs"]) | asked["of_tokenizer"]
+    return asked
 
 
 def train_and_ask(ranks: Ranks, recipe: Recipe) -> dict[str, Any]:
-    """The trainer itself. It samples after its last validation, just before it saves: there the model is asked."""
+    """The trainer itself. It samples after its last validation, just before it saves: there its model is looked at.
+
+    Its forward pass is made elsewhere: where DeepSpeed's stage 3 has been at work, torch's own layers round otherwise.
+    """
     family, asked = family_of(recipe), {}
 
     def ask(model: torch.nn.Module, tokenizer: Any, of: Recipe) -> list[str]:
         batch = next(family.valid_batches(of, tokenizer, 0, 1))
-        asked.update(inputs=batch.inputs(), dtype=next(model.parameters()).dtype)
-        asked["answers"] = answers(model, tokenizer, batch.inputs())
+        asked.update(inputs=batch.inputs(), dtype=next(model.parameters()).dtype, of_tokenizer=said_by(tokenizer),
+                     weights={name: _whole(parameter) for name, parameter in model.named_parameters()})
         return []
 
     with quietly():
@@ -86,21 +96,30 @@ def train_and_ask(ranks: Ranks, recipe: Recipe) -> dict[str, Any]:
     return asked
 
 
-def answers(model: torch.nn.Module, tokenizer: Any, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """By name: hidden states, and what each side's tokenizer makes of texts and back."""
-    was_training = model.training
+def hidden_states(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """By head, in evaluation mode."""
+    device = next(model.parameters()).device
     with torch.no_grad():
-        device = next(model.parameters()).device
         hidden = model.eval()(**{name: tensor.to(device) for name, tensor in inputs.items()}, keys_B=None)
-    model.train(was_training)
-    found: dict[str, Any] = {f"hidden states of head {head}": of_head.cpu() for head, of_head in enumerate(hidden)}
-    sides = {"": tokenizer} if hasattr(tokenizer, "encode") else {
-        side: getattr(tokenizer, side) for side in ("source", "target")}
+    return {f"hidden states of head {head}": of_head.cpu() for head, of_head in enumerate(hidden)}
+
+
+def said_by(tokenizer: Any) -> dict[str, Any]:
+    """What it, or each side's, makes of texts and back."""
+    found: dict[str, Any] = {}
+    sides = {"the": tokenizer} if hasattr(tokenizer, "encode") else {
+        f"the {side}'s": getattr(tokenizer, side) for side in ("source", "target")}
     for side, each in sides.items():
         ids = [each.encode(text).tolist() for text in TEXTS]
-        found[f"{side} tokens".strip()] = [each.vocab_size, each.eot, ids]
-        found[f"{side} texts".strip()] = [each.decode(of_text) for of_text in ids]
+        found[f"{side} tokens"] = [each.vocab_size, each.eot, ids]
+        found[f"{side} texts"] = [each.decode(of_text) for of_text in ids]
     return found
+
+
+def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """All its values, in a row. At ZeRO stage 3 one rank alone holds them, but not always in the parameter itself."""
+    values = parameter if parameter.numel() else parameter.ds_tensor
+    return values.detach().cpu().reshape(-1)[:whole_shape(parameter).numel()].clone()
 
 
 def rebuilt(away: Path, expected: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
@@ -130,7 +149,8 @@ def use(checkpoint: str, question: str, answer: str, threads: str) -> None:
     asked = torch.load(question, weights_only=True)
     with quietly():
         ready = load_trained(Path(checkpoint), "latest")
-    torch.save(answers(ready.trainee.model.to(getattr(torch, asked["dtype"])), ready.tokenizer, asked["inputs"]), answer)
+    model = ready.trainee.model.to(getattr(torch, asked["dtype"]))
+    torch.save(hidden_states(model, asked["inputs"]) | said_by(ready.tokenizer), answer)
 
 
 def the_newest(checkpoints: Path) -> Path | None:
