@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from dstrain import __version__
-from dstrain.config.code_hash import code_hash, file_hash
+from dstrain.config.code_hash import code_hash
 from dstrain.config.ds_files import read_ds_config
+from dstrain.config.errors import UserError
 from dstrain.config.flat import flat
 from dstrain.config.hints import one_line, shown
 from dstrain.config.load import recipe_to_dict
+from dstrain.config.model_code import file_and_class, text_of
 from dstrain.config.schema import Recipe
 
 FILE = "doctor.json"
 FORMAT = 1
 # No proof depends on these: where and how often something is written, how long a call lasts, names of the same thing.
-# Of engine.config the content counts.
+# Of engine.config and of model.code the content counts.
 IRRELEVANT = ("run.dir", "run.name", "run.tokens", "run.max_minutes", "run.max_skipped", "log.", "checkpoint.",
               "valid.every", "valid.patience", "data.prefetch_steps", "data.workers", "data.folder", "model.preset",
-              "environment", "engine.config")
+              "model.code", "environment", "engine.config")
 
 
 def subject_of(recipe: Recipe) -> dict[str, Any]:
@@ -42,10 +44,14 @@ def hash_of(value: Any) -> str:
 
 
 def model_code_hash(recipe: Recipe) -> str | None:
-    """Of the file with the user's own model class; None without one, or where it cannot be read."""
-    code = getattr(recipe.model, "code", None)
-    path = None if code is None else Path(str(code).rpartition(":")[0] or str(code)).expanduser()
-    return file_hash(path) if path is not None and path.is_file() else None
+    """Of the user's own model class, its name and its file's text; None without one, or where it cannot be read."""
+    if recipe.model.code is None:
+        return None
+    file, name = file_and_class(recipe.model.code)
+    try:
+        return hash_of([name, text_of(recipe.model.code).decode(errors="replace")])
+    except UserError:  # said by those who need the class itself
+        return None
 
 
 def read_certificate(folder: Path) -> dict | None:

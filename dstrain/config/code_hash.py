@@ -16,7 +16,3 @@ def code_hash() -> str:
     for path in sorted(folder.rglob("*.py")):
         all_files.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
     return all_files.hexdigest()[:DIGITS]
-
-
-def file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]

@@ -9,17 +9,25 @@ from dstrain.config.schema import Recipe
 from dstrain.doctor.beyond import beyond
 from dstrain.doctor.case import Case
 from dstrain.doctor.certificate import certificate, write_certificate
+from dstrain.doctor.duration import expected_s, shrinks
 from dstrain.doctor.examine import examine
 from dstrain.doctor.screen import Screen
 from dstrain.doctor.warnings.all_figures import all_figures
 from dstrain.doctor.warnings.look import Look, look_at
 from dstrain.runtime.rank_report import device_name
+from dstrain.train.progress import duration
 from dstrain.train.run_folder import RunFolder
 
 
 def consult(recipe: Recipe, case: Case, names: list[str], folder: RunFolder, screen: Screen) -> int:
     """1 when a proof failed, else 0. The run folder is written to at the end only, one file, whole."""
     screen.line(f"{recipe.run.name}: {len(names)} proofs on {_where(case)}")
+    if not shrinks(case):
+        screen.begin("a pass at full size")
+        seconds = expected_s(case)
+        screen.end()
+        screen.line(f"{recipe.model.code} has no `shrink`, so they run on the model at its full size: roughly "
+                    f"{duration(seconds)} for all of them")
     found = examine(case, names, screen.proof, screen.begin)
     screen.begin("figures")
     seen = look_at(recipe, case, folder.path)
