@@ -52,7 +52,7 @@ def seeded(build: type[nn.Module], seed: int = 0) -> nn.Module:
         model = build()
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
-                nn.init.normal_(parameter, std=0.2 if "embed" not in name else 0.1)
+                nn.init.normal_(parameter, std=0.1)
     return model
 
 
@@ -200,3 +200,56 @@ def ahead(labels: Tensor, by: int) -> Tensor:
 
 def mean_nll(logits: Tensor, labels: Tensor, ignored: int = -100) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=ignored)
+
+
+def packed_batch(seed: int) -> dict[str, Tensor]:
+    """Rows of two documents and padding: each begins with 0, and its last target is 0; labels are shifted already."""
+    batch = lm_batch(seed)
+    lengths, slots_T = batch["lengths"], torch.arange(LONGEST)
+    borders_B1 = (lengths // 2)[:, None]
+    segments = (slots_T >= borders_B1).long().masked_fill(slots_T >= lengths[:, None], -1)
+    ids = batch["ids"].masked_fill(slots_T == borders_B1, END)
+    labels = ahead(ids, 1).masked_fill(slots_T == lengths[:, None] - 1, END).masked_fill(segments < 0, -100)
+    return {"ids": ids, "segments": segments, "labels": labels}
+
+
+class Packed(Decoder):
+    """A decoder whose rows hold several documents."""
+
+    def forward(self, ids: Tensor, segments: Tensor, labels: Tensor) -> Out:
+        logits = tuple(output(self.hidden(ids, segments)) for output in self.outputs)
+        return Out(mean_nll(logits[0], labels), logits)
+
+    def may_see(self, ids: Tensor, segments: Tensor) -> Tensor:
+        return causal(ids) & (segments[:, :, None] == segments[:, None, :])
+
+
+def evaluated(model: nn.Module) -> float:
+    """The loss in eval mode; the mode of every part is put back."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        return score(model)
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@torch.no_grad()
+def score(model: nn.Module) -> float:
+    return float(model(**lm_batch(3)).loss)
+
+
+def continued(model: nn.Module, prompt: dict[str, Tensor], new_tokens: int) -> Tensor:
+    """Greedy, by whole passes."""
+    return grown(model, prompt["ids"], new_tokens, window=LONGEST)
+
+
+@torch.no_grad()
+def grown(model: nn.Module, ids: Tensor, new_tokens: int, window: int) -> Tensor:
+    """Each next token from the last `window` tokens."""
+    for _ in range(new_tokens):
+        seen = ids[:, -window:]
+        logits = model(seen, torch.full((len(ids),), seen.shape[1]), seen).logits[0]
+        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
+    return ids

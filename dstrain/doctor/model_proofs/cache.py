@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dstrain.config.errors import UserError
 from dstrain.doctor.finding import Finding, NotProven
+from dstrain.doctor.model_proofs.by_heart import learned
 from dstrain.doctor.model_proofs.probes import ROUNDING, cut, look, part_of, untouched
 from dstrain.doctor.subject import Subject, TensorDict
 
@@ -25,23 +26,33 @@ def prove(subject: Subject, generate: Callable[[nn.Module, TensorDict, int], Ten
     new = min(NEW_TOKENS, most - start)
     if new < 1:
         raise NotProven("the rows are too short for a prompt and a token after it")
-    with untouched(subject.module):
-        prompt = _prompt(cut(some, some.batch, start, None), some)
-        subject.module.eval()
-        with torch.no_grad():
-            ids = generate(subject.module, prompt, new)
-        found = _continuations(ids, prompt[subject.roles.ids], new)
-        different, ties, compared = 0, 0, 0
-        for row, tokens in enumerate(found):
-            other, tied, tried = follow(part_of(some, torch.tensor([row])), start, tokens.tolist(), end)
-            different, ties, compared = different + other, ties + tied, compared + tried
-    figure = f"{different:,} of {compared:,} generated tokens are not the best of a whole pass; {ties:,} ties"
+    at_first = compared(some, generate, start, new, end)
+    with learned(some) as course:  # weights that know the rows by heart hang on every token before
+        learnt = compared(some, generate, start, new, end)
+    different, ties, tried = (one + other for one, other in zip(at_first, learnt, strict=True))
+    figure = (f"{different:,} of {tried:,} generated tokens are not the best of a whole pass; {ties:,} ties; at "
+              f"initial weights and after {course.steps} steps on the same rows")
     tolerance = "none, but for ties within rounding"
-    if compared and not different:
+    if tried and not different:
         return Finding(True, figure, tolerance)
     return Finding(False, figure, tolerance, "a cache with the wrong positions, a mask that does not cover what is in "
-                   "it, prompts of other rows, or dropout that is still on" if compared else "nothing was generated",
+                   "it, prompts of other rows, or dropout that is still on" if tried else "nothing was generated",
                    "compare the logits of each cached step with those of a whole pass, and find the first that differ")
+
+
+def compared(some: Subject, generate: Callable[[nn.Module, TensorDict, int], Tensor], start: int, new: int,
+             end: int | None) -> tuple[int, int, int]:
+    """(tokens that are not the best, ties, tokens compared) with the weights that the module has now."""
+    with untouched(some.module), torch.no_grad():
+        prompt = _prompt(cut(some, some.batch, start, None), some)
+        some.module.eval()
+        ids = generate(some.module, prompt, new)
+    found = [0, 0, 0]
+    with untouched(some.module):
+        for row, tokens in enumerate(_continuations(ids, prompt[some.roles.ids], new)):
+            of_row = follow(part_of(some, torch.tensor([row])), start, tokens.tolist(), end)
+            found = [one + other for one, other in zip(found, of_row, strict=True)]
+    return found[0], found[1], found[2]
 
 
 def follow(subject: Subject, start: int, tokens: list[int], end: int | None) -> tuple[int, int, int]:

@@ -155,13 +155,21 @@ def _weights(subject: Subject, head: int, one: Read) -> list[tuple[str, str]]:
         return _slightly(shares, subject, head)
     least, most = float(shares.min()), float(shares.max())
     if most - least < SAME * abs(most):
-        return [_all_alike(subject, head, float(shares.mean()))]
+        return [] if _follows(subject, head, one, float(shares.mean())) else [
+            _all_alike(subject, head, float(shares.mean()))]
     by_row = [one.shares_BT[row][one.right_BT[row]] for row in range(len(one.right_BT))]
     alike = all(row.numel() == 0 or float(row.max() - row.min()) < SAME * abs(float(row.max())) for row in by_row)
     kind = "by row" if alike else "by position"
     why = " (a mean of means)" if alike else ""
     return [(f"weights differ {kind}: {least:.2f} to {most:.2f} times the law's{why}",
              "divide one sum of nll by one count, over all rows, micro-batches and ranks")]
+
+
+def _follows(subject: Subject, head: int, one: Read, share: float) -> bool:
+    """Whether a wrong weight only says that others, or fewer, are counted: a mean over what is scored."""
+    own = count(subject.targets[head])
+    scored = own - int(one.lost_BT.sum()) + int(one.extra_BT.sum())
+    return scored != own and abs(share * scored / own - 1) < 2e-3
 
 
 def _slightly(shares: Tensor, subject: Subject, head: int) -> list[tuple[str, str]]:

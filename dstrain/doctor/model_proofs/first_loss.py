@@ -13,11 +13,13 @@ CLAIM = "the first loss is ln(vocabulary) within its band, for each head"
 ABOVE = 0.5
 """nats: what logits cost that are spread by 1 (half their variance), as unit hidden states give with unit rows"""
 BELOW = 0.05
-"""nats, beside four standard errors of the mean: only who knows something is below"""
+"""nats: only who knows something is below"""
+ERRORS = 4
+"""standard errors of the mean, beside both: targets that are the same token say the same"""
 
 
 def prove(subject: Subject) -> Finding:
-    expected, means, causes, lowest = math.log(subject.vocab_size), [], [], []
+    expected, means, causes, bands = math.log(subject.vocab_size), [], [], []
     with untouched(subject.module):
         features = look(subject, training=False).features
         for one, targets_BT in zip(features, subject.targets, strict=True):
@@ -25,22 +27,23 @@ def prove(subject: Subject) -> Finding:
             scored = losses[targets_BT != -100]
             distinct = targets_BT[targets_BT != -100].unique().numel()
             means.append(float(scored.mean()) if scored.numel() else math.nan)
-            chance = 4 * float(scored.std(correction=0)) / math.sqrt(max(1, distinct)) if scored.numel() else 0.0
-            lowest.append(expected - BELOW - chance)
-            causes += _cause(means[-1], expected, lowest[-1])
+            spread = min(1.0, float(scored.std(correction=0))) if scored.numel() else 0.0
+            chance = ERRORS * spread / math.sqrt(max(1, distinct))
+            bands.append((expected - BELOW - chance, expected + ABOVE + chance))
+            causes += _cause(means[-1], expected, *bands[-1])
     figure = " ".join(f"{mean:.3f}" for mean in means) + f" nats over {count(subject.targets[0]):,} targets"
-    tolerance = (f"{min(lowest):.3f} to {expected + ABOVE:.3f}, with ln {subject.vocab_size:,} = {expected:.3f}: logits "
-                 "spread by 1 cost half a nat; below, four standard errors")
+    tolerance = (f"{min(low for low, _ in bands):.3f} to {max(high for _, high in bands):.3f}: ln {subject.vocab_size:,} "
+                 f"= {expected:.3f}, half a nat for logits spread by 1, and {ERRORS} standard errors of the mean")
     if not causes:
         return Finding(True, figure, tolerance)
     return Finding(False, figure, tolerance, causes[0][0], causes[0][1])
 
 
-def _cause(mean: float, expected: float, lowest: float) -> list[tuple[str, str]]:
+def _cause(mean: float, expected: float, lowest: float, highest: float) -> list[tuple[str, str]]:
     if mean < lowest:
         return [(f"{expected - mean:.2f} nats below what nobody can know: the target leaks into what it is predicted "
                  "from, or the weights are trained already", "see the proofs of the future and of the targets")]
-    if mean <= expected + ABOVE:
+    if mean <= highest:
         return []
     if math.isnan(mean):
         return [("not a number: nothing is scored, or the weights overflow", "look at labels and initial weights")]

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from dstrain.doctor.finding import Finding
-from dstrain.doctor.model_proofs.probes import beyond, embeddings_of, pass_through, tokens_of, untouched
-from dstrain.doctor.subject import Subject
+from dstrain.doctor.model_proofs.probes import beyond, embeddings_of, other_tokens, pass_through, tokens_of, untouched
+from dstrain.doctor.subject import Subject, TensorDict
 
 CLAIM = "every parameter gets a finite gradient that is not all zero, and can be moved; frozen and unused are named"
 UPDATE = 1e-3
 """the step that AdamW takes at a usual peak lr, at most"""
+OTHER_TOKENS = 8
+"""more passes at most, with other tokens, before a parameter counts as all zero: an expert may be chosen by none"""
 
 
 def prove(subject: Subject) -> Finding:
@@ -23,14 +25,16 @@ def prove(subject: Subject) -> Finding:
     faults: dict[str, list[str]] = {"frozen": [name for name in named if name not in trained and name not in meant]}
     with untouched(subject.module):
         with embeddings_of(tokens_of(subject)) as caught:
-            loss = pass_through(subject).loss
-        grads = (torch.autograd.grad(loss, list(trained.values()), allow_unused=True) if trained and loss.requires_grad
-                 else [None] * len(trained))
-    by_name = dict(zip(trained, grads, strict=True))
-    faults["unused"] = [name for name, grad in by_name.items() if grad is None]
-    used = {name: grad for name, grad in by_name.items() if grad is not None}
-    faults["not finite"] = [name for name, grad in used.items() if not bool(torch.isfinite(grad).all())]
-    faults["all zero"] = [name for name, grad in used.items() if not bool((grad != 0).any())]
+            reached, used, not_finite = _gradients(subject, subject.batch, trained)
+        for seed in range(OTHER_TOKENS):
+            if len(reached) == len(trained):
+                break
+            others = {name: other_tokens(ids, seed) for name, ids in tokens_of(subject).items()}
+            more_reached, more_used, _ = _gradients(subject, {**subject.batch, **others}, trained)
+            reached, used = reached | more_reached, used | more_used
+    faults["unused"] = [name for name in trained if name not in used]
+    faults["not finite"] = [name for name in trained if name in not_finite]
+    faults["all zero"] = [name for name in trained if name in used and name not in reached]
     faults["too large for their 16 bits to move"] = [name for name, parameter in trained.items() if _stands(parameter)]
     tokens = _untrained_tokens(subject, caught.padding_ids)
     named_faults = {kind: names for kind, names in faults.items() if names}
@@ -41,6 +45,17 @@ def prove(subject: Subject) -> Finding:
     if not named_faults and not tokens and named:
         return Finding(True, figure, tolerance)
     return Finding(False, figure, tolerance, *_cause(named_faults, tokens))
+
+
+def _gradients(subject: Subject, batch: TensorDict, trained: dict[str, Tensor]) -> tuple[set[str], set[str], set[str]]:
+    """Names of the parameters with a gradient that is not all zero, with any at all, with one that is not finite."""
+    loss = pass_through(subject, batch).loss
+    if not trained or not loss.requires_grad:
+        return set(), set(), set()
+    grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    found = {name: grad for name, grad in zip(trained, grads, strict=True) if grad is not None}
+    return ({name for name, grad in found.items() if bool((grad != 0).any())}, set(found),
+            {name for name, grad in found.items() if not bool(torch.isfinite(grad).all())})
 
 
 def _cause(faults: dict[str, list[str]], tokens: list[str]) -> tuple[str, str]:

@@ -21,25 +21,23 @@ def prove(subject: Subject) -> Finding:
     with untouched(subject.module):
         before = look(subject).features
         watched = sorted({round(i * (rows - 1) / (WATCHED - 1)) for i in range(WATCHED)})
-        total, first = NOTHING, NOTHING
-        for row in watched:
-            found = exchanged(subject, before, row)
-            total += found
+        found = [exchanged(subject, before, row) for row in watched]
         first = only_first_exchanged(subject, before)
         order = in_another_order(subject)
     dtype = before[0].dtype
-    total += first
+    total = sum(found, first)
     figure = (f"{total.different:,} of {total.compared:,} logits notice other rows; "
               f"{order.largest:.1e} of the largest in another order")
     tolerance = f"{allowed_in_words(subject, dtype)}; {ROUNDING[dtype]:.0e} in another order: another place in memory"
     if total.compared and not total.different and not order.different:
         return Finding(True, figure, tolerance)
-    if first.different and first.different == first.compared:
+    if first.different and not found[0].different:
         cause = "all rows follow the first one, such as its shape or length used for all of them"
     elif not total.different:
         cause = "what a row gives depends on its place in the batch"
     else:
-        cause = "something is summed, normalized or chosen over rows (BatchNorm, a capacity for all), or a reshape mixes them"
+        cause = ("something is summed, normalized or chosen over rows (BatchNorm, a capacity for all), or a reshape "
+                 "mixes them")
     return Finding(False, figure, tolerance, cause,
                    "let nothing be computed over rows: lengths and shapes of each row for itself, LayerNorm or RMSNorm")
 

@@ -39,13 +39,13 @@ def prove(subject: Subject) -> Finding:
                  f"amount: {ROUNDING[dtype]:.0e}, other shapes sum in another order")
     if not (leaks or contents.different or unseen or amount.different) and contents.compared and amount.compared:
         return Finding(True, figure, tolerance)
-    return Finding(False, figure, tolerance, _cause(leaks, contents, unseen, whose),
+    return Finding(False, figure, tolerance, _cause(leaks, pairs, contents, unseen, whose),
                    "make every mask from the rows' lengths and hand it to each attention: the encoder's, the one "
                    "across, the decoder's own; never compare ids with the pad's id")
 
 
-def _cause(leaks: int, contents: Compared, unseen: int, whose: list[str]) -> str:
-    if unseen:
+def _cause(leaks: int, pairs: int, contents: Compared, unseen: int, whose: list[str]) -> str:
+    if unseen or contents.different and pairs and not leaks:
         return ("a mask is made by comparing ids with the pad's id: real tokens that have this id (an end of text, a "
                 "start, a separator) are masked")
     if leaks or contents.different:
