@@ -36,10 +36,9 @@ def prove(case: Case) -> Finding:
 
 def _at_its_own_length(case: Case) -> Recipe:
     """No model is run here: rows may be as long as the user's, and what is too long for them is treated as there."""
-    own = (case.full or case.recipe).batch
-    small = case.recipe.batch
-    return replace(case.recipe, batch=replace(own, **{
-        name: getattr(small, name) for name in ("rows", "micro_rows", "micro_tokens") if hasattr(small, name)}))
+    own, small = (case.full or case.recipe).batch, case.recipe.batch
+    return replace(case.recipe, batch=replace(small, **{
+        name: getattr(own, name) for name in ("length", "over_long") if hasattr(own, name)}))
 
 
 def _batches(case: Case, tokenizer: Any, small: Recipe) -> Iterator[Batch]:

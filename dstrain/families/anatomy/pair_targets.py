@@ -20,12 +20,16 @@ from dstrain.data.pairs.pair_batch import PairBatch
 from dstrain.data.tokenizers.pair_tokenizer import PairTokenizer
 from dstrain.families.anatomy.pair_excerpt import pairs_in
 
+TOKENS = 256
+
 Known = tuple[tuple[int, ...], tuple[int, ...]]
 """the tokens of a source, and the targets scored with it"""
 
 
 def targets_astray(recipe: Recipe, tokenizer: PairTokenizer, worlds: tuple[int, ...]) -> tuple[int, int]:
-    """(targets lost or doubled, targets counted) on each number of ranks."""
+    """(targets lost or doubled, targets counted) on each number of ranks, in small steps: a window holds several."""
+    tokens = max(TOKENS, recipe.batch.length)
+    recipe = replace(recipe, batch=replace(recipe.batch, tokens=tokens, micro_tokens=tokens))
     found = [_of_training(recipe, tokenizer, source, world) for source in recipe.data.train for world in worlds]
     found += [_of_validation(recipe, tokenizer, world) for world in worlds if recipe.data.valid]
     return sum(astray for astray, _ in found), sum(counted for _, counted in found)
