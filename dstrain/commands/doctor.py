@@ -58,7 +58,7 @@ def _tested(recipe: Recipe, ds_config: str | None, device: str) -> int:
 def _case(recipe: Recipe, ds_config: str | None, device: str) -> Iterator[Any]:
     """A mistake in the recipe's data is said once, before any proof; ranks and files are gone afterwards."""
     from dstrain.doctor.case import Case
-    case = Case.of(recipe, ds_config)
+    case = Case.of(recipe, ds_config, device)
     try:
         case.open_data()
         yield case
@@ -69,8 +69,13 @@ def _case(recipe: Recipe, ds_config: str | None, device: str) -> Iterator[Any]:
 
 
 def _take_device(device: str) -> None:
-    """Before torch and DeepSpeed are imported, which look at it once."""
+    """Before DeepSpeed is imported, which looks at it once."""
     os.environ["DS_ACCELERATOR"] = device
+    if device == "cuda":
+        import torch
+        if not torch.cuda.is_available():
+            raise UserError("--device cuda: torch finds no CUDA device here; run it where the GPUs are, or leave --device "
+                            "out and prove on CPU ranks")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from dstrain.config.ds_files import DsFile, read_ds_config
@@ -27,6 +28,8 @@ from dstrain.train.family import Family
 
 WORLDS = (1, 2)
 """numbers of ranks that the doctor tries"""
+SAFE_SCALE_POWER = 8
+"""of fp16's loss scale"""
 
 
 @dataclass
@@ -42,9 +45,11 @@ class Case:
     """what of the recipe no proof here reaches, and why"""
     full: Recipe | None = None
     """the recipe at its own size, with its data pinned and its tokenizer as it was saved for the proofs"""
+    device: str = "cpu"
+    """of the ranks and of the models that are looked at: cpu or cuda"""
 
     @staticmethod
-    def of(recipe: Recipe, ds_config: str | None = None) -> "Case":
+    def of(recipe: Recipe, ds_config: str | None = None, device: str = "cpu") -> "Case":
         family = family_of(recipe)
         recipe = wherever_run(family.pinned(recipe, None))
         ds_file = read_ds_config(ds_config or recipe.engine.config,
@@ -52,7 +57,7 @@ class Case:
         folder = Path(tempfile.mkdtemp(prefix="dstrain-doctor-"))
         try:
             small = _in_small(recipe, family, folder / "data")
-            config, not_proven = _engine_file(ds_file, small, folder)
+            config, not_proven = _engine_file(ds_file, small, folder, device)
             family.open_tokenizer(recipe, None).save(folder / "tokenizer")  # once: it may be learned from the data
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -65,10 +70,12 @@ class Case:
                            "proven uncompiled",)
         if (lanes := _lanes(small)) < max(WORLDS):
             not_proven += (f"more than {lanes} rank: data.lanes is {lanes}",)
+        if (places := _places(device)) < max(WORLDS):
+            not_proven += (f"more than {places} rank: there is one GPU here",)
         saved = _saved_tokenizer(recipe, folder / "tokenizer")
         small = replace(small, tokenizer=saved, engine=replace(small.engine, config=config, compile=False))
         return Case(small, folder, compiled=bool(recipe.engine.compile and compiler), not_proven=not_proven,
-                    full=replace(recipe, tokenizer=saved))
+                    full=replace(recipe, tokenizer=saved), device=device)
 
     @property
     def family(self) -> Family:
@@ -76,14 +83,15 @@ class Case:
 
     @property
     def worlds(self) -> tuple[int, ...]:
-        """The numbers of ranks to try: each rank needs a lane, where there are any."""
-        return tuple(world for world in WORLDS if world <= _lanes(self.recipe))
+        """The numbers of ranks to try: each rank needs a lane, where there are any, and a GPU of its own."""
+        return tuple(world for world in WORLDS if world <= min(_lanes(self.recipe), _places(self.device)))
 
     @property
     def precision(self) -> str:
-        """fp32 or bf16: with which rounding the engine's numbers come out. Autocast rounds as bf16 does."""
+        """fp32 or bf16: with which rounding the engine's numbers come out. Autocast rounds as bf16 does, and fp16 is
+        held to the same bounds."""
         config = self.config(self.recipe, 1)
-        return "bf16" if config["bf16"]["enabled"] or config["torch_autocast"]["enabled"] else "fp32"
+        return "bf16" if any(config[key]["enabled"] for key in ("bf16", "fp16", "torch_autocast")) else "fp32"
 
     @property
     def stage(self) -> int:
@@ -123,11 +131,11 @@ class Case:
     def ranks(self, world: int) -> RankGroup:
         """`world` live ranks, started at the first call."""
         if world not in self.groups or not self.groups[world].alive:
-            self.groups[world] = RankGroup(world)
+            self.groups[world] = RankGroup(world, device=self.device)
         return self.groups[world]
 
     def config(self, recipe: Recipe, world: int) -> dict:
-        return engine_json(recipe, world, "cpu")
+        return engine_json(recipe, world, self.device)
 
     def new_folder(self, purpose: str) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=self.folder))
@@ -150,6 +158,11 @@ def _lanes(recipe: Recipe) -> int:
     return recipe.data.lanes if isinstance(recipe.data, Data) else max(WORLDS)
 
 
+def _places(device: str) -> int:
+    """For ranks: on CPUs as many as anybody asks for."""
+    return max(WORLDS) if device == "cpu" else torch.cuda.device_count()
+
+
 def _saved_tokenizer(recipe: Recipe, folder: Path) -> str | PairTokenizers:
     """What a recipe says to get the tokenizer, or both, that were saved there."""
     if isinstance(recipe.tokenizer, PairTokenizers):
@@ -157,7 +170,7 @@ def _saved_tokenizer(recipe: Recipe, folder: Path) -> str | PairTokenizers:
     return str(folder)
 
 
-def _engine_file(ds_file: DsFile, small: Recipe, folder: Path) -> tuple[str, tuple[str, ...]]:
+def _engine_file(ds_file: DsFile, small: Recipe, folder: Path, device: str) -> tuple[str, tuple[str, ...]]:
     """(path of the engine file to prove with, what it leaves out).
 
     Numbers that belong to the recipe are taken out: the file may repeat the user's, and the shrunk recipe has others.
@@ -170,6 +183,9 @@ def _engine_file(ds_file: DsFile, small: Recipe, folder: Path) -> tuple[str, tup
     config = engine_json(small, 1, "cuda", str(path))  # refuses what would be refused on the user's own machine
     if not config["fp16"]["enabled"]:
         return str(path), ()
+    if device != "cpu":  # from a scale at which no step of a small model overflows: all steps are compared
+        path.write_text(json.dumps(keys | {"fp16": {"enabled": True, "initial_scale_power": SAFE_SCALE_POWER}}))
+        return str(path), ("fp16's first loss scales: proven from one at which nothing overflows",)
     without_fp16 = {key: value for key, value in keys.items() if key not in ("fp16", "communication_data_type")}
     path.write_text(json.dumps(without_fp16))
     stage = config["zero_optimization"]["stage"]

@@ -50,7 +50,7 @@ def write_certificate(folder: Path, new: dict) -> dict:
 
 
 def _as_json(examined: Examined, device: str) -> dict:
-    told = {"name": examined.name, "claim": examined.claim, "proved_at": examined.at, "device": device,
+    told = {"name": examined.name, "claim": examined.claim, "proved_at": examined.at, "device": device if PROOFS[examined.name].on_device else "cpu",
             "verdict": examined.verdict, "seconds": round(examined.seconds, 2)}
     finding = examined.finding
     if finding is None:

@@ -34,8 +34,8 @@ def consult(recipe: Recipe, case: Case, names: list[str], folder: RunFolder, scr
     figures = all_figures(seen)
     screen.end()
     screen.figures(figures)
-    beyond_reach = (*case.not_proven, *beyond(recipe, _device(case), case.worlds))
-    new = certificate(recipe, found, device=_device(case), device_name=device_name(torch.device(_device(case))),
+    beyond_reach = (*case.not_proven, *beyond(recipe, case.device, case.worlds))
+    new = certificate(recipe, found, device=case.device, device_name=device_name(torch.device(case.device)),
                       data_sample=seen.rows_hash, figures=figures, not_proven=beyond_reach)
     folder.make()
     write_certificate(folder.path, new)
@@ -44,10 +44,6 @@ def consult(recipe: Recipe, case: Case, names: list[str], folder: RunFolder, scr
     return int(any(examined.failed for examined in found))
 
 
-def _device(case: Case) -> str:
-    return getattr(case, "device", "cpu")
-
-
 def _where(case: Case) -> str:
-    kind = "CPU" if _device(case) == "cpu" else "CUDA"
+    kind = "CPU" if case.device == "cpu" else "CUDA"
     return f"{kind} ranks, by ones and twos" if max(case.worlds) > 1 else f"one {kind} rank"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dstrain.doctor.case import Case
-from dstrain.doctor.certificate import certificate  # noqa: F401 - until its callers name it there
+from dstrain.doctor.duration import shrinks
 from dstrain.doctor.examined import Examined, examined
 from dstrain.doctor.registry import PROOFS
 
@@ -17,6 +17,7 @@ def examine(case: Case, names: list[str], say: Callable[[Examined], None],
     for name in names:
         begin(name)
         proof = PROOFS[name]
-        found.append(examined(name, proof.claim, proof.at, lambda: proof.prove(case)))
+        at = "full" if proof.at == "shrunk" and not shrinks(case) else proof.at
+        found.append(examined(name, proof.claim, at, lambda: proof.prove(case)))
         say(found[-1])
     return found

@@ -11,6 +11,7 @@ from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding
 from dstrain.doctor.model_proofs import (
     arguments, by_heart, documents, first_loss, future, gradients, neighbours, padding, targets)
+from dstrain.doctor.on_device import on
 from dstrain.doctor.proofs import (
     continuations, curve, gradient, labels, logged, masks, mode, overlap, rebuild, resume, same_curve, schedule)
 
@@ -25,24 +26,26 @@ class Proof:
     at: At
     prove: Callable[[Case], Finding]
     """Raises NotProven where the claim cannot be tried"""
+    on_device: bool
+    """whether it runs on the case's device; otherwise on this process's CPU alone"""
 
 
-def _of_the_recipe(name: str, module: ModuleType, at: At = "shrunk") -> Proof:
+def _of_the_recipe(name: str, module: ModuleType, at: At = "shrunk", on_device: bool = True) -> Proof:
     """A proof by the production path: module.prove(case)."""
-    return Proof(name, module.CLAIM, at, module.prove)
+    return Proof(name, module.CLAIM, at, module.prove, on_device)
 
 
 def _of_the_model(name: str, module: ModuleType, at: At = "shrunk") -> Proof:
     """A proof on the model and one batch: module.prove(subject)."""
     def prove(case: Case) -> Finding:
-        return module.prove(case.full_subject() if at == "full" else case.subject())
+        return module.prove(on(case.device, case.full_subject() if at == "full" else case.subject()))
 
-    return Proof(name, module.CLAIM, at, prove)
+    return Proof(name, module.CLAIM, at, prove, on_device=True)
 
 
 _ALL = (
-    _of_the_recipe("labels", labels, at="data"),
-    _of_the_recipe("overlap", overlap, at="data"),
+    _of_the_recipe("labels", labels, at="data", on_device=False),
+    _of_the_recipe("overlap", overlap, at="data", on_device=False),
     _of_the_model("arguments", arguments),
     _of_the_model("future", future),
     _of_the_model("padding", padding),
@@ -52,8 +55,8 @@ _ALL = (
     _of_the_model("first_loss", first_loss, at="full"),
     _of_the_model("gradients", gradients, at="full"),
     _of_the_model("by_heart", by_heart),
-    _of_the_recipe("masks", masks),
-    _of_the_recipe("continuations", continuations),
+    _of_the_recipe("masks", masks, on_device=False),
+    _of_the_recipe("continuations", continuations, on_device=False),
     _of_the_recipe("mode", mode),
     _of_the_recipe("curve", curve, at="full"),
     _of_the_recipe("gradient", gradient),

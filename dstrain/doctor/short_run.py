@@ -52,7 +52,7 @@ def short_run(ranks: Ranks, recipe: Recipe, ds_config: str | None, steps: int, r
     """
     family = family_of(recipe)
     tokenizer = family.open_tokenizer(recipe, None)
-    config = engine_json(recipe, ranks.world, "cpu", ds_config)
+    config = engine_json(recipe, ranks.world, ranks.device.type, ds_config)
     objective = family.build_objective(recipe)
     engine = Engine(lambda: family.build_trainee(recipe, tokenizer),
                     lambda trainee: lambda name, shape: family.initial_weight(
@@ -68,7 +68,7 @@ def short_run(ranks: Ranks, recipe: Recipe, ds_config: str | None, steps: int, r
             meter.add(number, result, step.wait_s)
             observer.next_step()
     records, ledger = meter.flush()
-    weights = [(f.name, f.start, f.weight.clone()) for f in engine.own_fragments()]
+    weights = [(f.name, f.start, f.weight.clone().cpu()) for f in engine.own_fragments()]
     engine.close()
     return Trace(records, ledger, observer.lrs_by_rule, list(observer.gradient.values()), weights)
 
@@ -105,7 +105,7 @@ class _Observer:
                 lrs.append(float(group["lr"]))
         if self.step == 1:
             for name, start, values in gradient_fragments(self.engine.deepspeed, self.engine.stage):
-                self.gradient.setdefault((name, start), (own_name(name), start, values.clone()))
+                self.gradient.setdefault((name, start), (own_name(name), start, values.clone().cpu()))
 
 
 class _poisoned:

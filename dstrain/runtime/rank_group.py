@@ -1,4 +1,4 @@
-"""Real gloo ranks on this machine, kept alive for several calls: what the doctor and the tests prove things on.
+"""Real ranks on this machine (gloo, or NCCL on GPUs), kept alive for several calls: what the doctor and the tests prove things on.
 
 The ranks are forked from a server process that has imported the heavy packages and done nothing else, so a group of
 them starts in about a second and no thread pool is ever forked.
@@ -27,9 +27,11 @@ class RankError(RuntimeError):
 class RankGroup:
     """`world` ranks that run the same function, one call after the other. Use as a context manager."""
 
-    def __init__(self, world: int, threads: int = 1):
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["dstrain.runtime.engine"])
+    def __init__(self, world: int, threads: int = 1, device: str = "cpu"):
+        """On GPUs each rank is a process of its own from the start: CUDA does not survive a fork."""
+        context: Any = multiprocessing.get_context("forkserver" if device == "cpu" else "spawn")
+        if device == "cpu":
+            context.set_forkserver_preload(["dstrain.runtime.engine"])
         self.world = world
         self._pipes = []
         self._processes = []
@@ -37,7 +39,7 @@ class RankGroup:
         with _importable_main():
             for rank in range(world):
                 here, there = context.Pipe()
-                process = context.Process(target=_serve, args=(there, rank, world, port, threads, os.getpid()),
+                process = context.Process(target=_serve, args=(there, rank, world, port, threads, os.getpid(), device),
                                           daemon=True)
                 process.start()
                 there.close()
@@ -95,11 +97,11 @@ class RankGroup:
         self.close()
 
 
-def _serve(pipe: Any, rank: int, world: int, port: int, threads: int, parent: int) -> None:
+def _serve(pipe: Any, rank: int, world: int, port: int, threads: int, parent: int, device: str) -> None:
     """The life of one rank: join the others, then answer calls until told to stop or left alone."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS=str(threads),
-                      DS_ACCELERATOR="cpu")
+                      DS_ACCELERATOR=device)
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal: the caller ends its ranks itself
     ranks = None

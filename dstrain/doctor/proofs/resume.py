@@ -61,7 +61,7 @@ def run_training(ranks: Ranks, recipe: Recipe, ds_config: str | None) -> None:
     import contextlib
     import io
     with contextlib.redirect_stdout(io.StringIO()):
-        train(recipe, family_of(recipe), engine_json(recipe, ranks.world, "cpu", ds_config), ranks)
+        train(recipe, family_of(recipe), engine_json(recipe, ranks.world, ranks.device.type, ds_config), ranks)
 
 
 def forget_after(folder: Path, recipe: Recipe, step: int) -> None:

@@ -16,6 +16,7 @@ from dstrain.config.shape import positions_a_step
 from dstrain.data.hashing import wrap_int64
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import NotProven
+from dstrain.doctor.on_device import on
 from dstrain.doctor.recipe_subject import parameters_of, subject_of
 from dstrain.doctor.subject import Subject
 from dstrain.guard.machine import GIB, Memory
@@ -111,7 +112,7 @@ def _texts(targets: torch.Tensor, bytes_of_token: torch.Tensor) -> list[torch.Te
 def _full_pass(recipe: Recipe, case: Case, tokenizer: Any) -> Pass | None:
     """On a whole micro-batch where that is quick and fits here, else on the row or two of the doctor's own subject."""
     try:
-        small = passed(case.full_subject())
+        small = passed(on(case.device, case.full_subject()))
     except NotProven:  # the doctor does not take this model at full size
         return None
     with closing(case.family.train_feed(recipe, tokenizer, 0, 1, None)) as feed:
@@ -119,7 +120,7 @@ def _full_pass(recipe: Recipe, case: Case, tokenizer: Any) -> Pass | None:
     times = batch.labels_BT.numel() / small.positions
     if times <= 1 or times * small.seconds > QUICK_S or times * small.saved_bytes > (Memory().left_gib() or 0) * GIB / 4:
         return small
-    return passed(subject_of(recipe, case.family, tokenizer, batch))
+    return passed(on(case.device, subject_of(recipe, case.family, tokenizer, batch)))
 
 
 def passed(subject: Subject) -> Pass:
