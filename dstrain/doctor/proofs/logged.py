@@ -24,7 +24,7 @@ from dstrain.doctor.reference import reference_step
 from dstrain.doctor.short_run import short_run
 from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
-from dstrain.train.evaluate import evaluate
+from dstrain.train import evaluate as validation
 from dstrain.train.run_folder import RunFolder, read_lines
 from dstrain.train.trainer import train
 
@@ -77,7 +77,7 @@ def losses_of(ranks: Ranks, recipe: Recipe) -> tuple[list[float], list[float]]:
 def validated(ranks: Ranks, recipe: Recipe) -> float:
     """The trainer's own validation at the initial weights."""
     with fresh_engine(ranks, recipe) as (engine, tokenizer):
-        return evaluate(engine, engine.trainee, family_of(recipe), recipe, tokenizer, ranks)["loss"]
+        return validation.evaluate(engine, engine.trainee, family_of(recipe), recipe, tokenizer, ranks)["loss"]
 
 
 def validation_loss(recipe: Recipe) -> tuple[float, int]:

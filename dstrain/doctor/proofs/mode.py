@@ -16,7 +16,7 @@ from dstrain.doctor.finding import Finding
 from dstrain.doctor.fresh_engine import fresh_engine
 from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
-from dstrain.train.evaluate import evaluate
+from dstrain.train import evaluate as validation
 
 CLAIM = "validating, generating and sampling leave every module's mode as it was, an exception included"
 CALLS_BEFORE_IT_BREAKS = 5
@@ -46,7 +46,7 @@ def faults_found(ranks: Ranks, recipe: Recipe) -> tuple[list[str], int, int]:
     with fresh_engine(ranks, recipe) as (engine, tokenizer):
         model, own = engine.model, (tokenizer, recipe)
         ways: dict[str, Callable[[], Any]] = {
-            "validating": lambda: evaluate(engine, engine.trainee, family, recipe, tokenizer, ranks),
+            "validating": lambda: validation.evaluate(engine, engine.trainee, family, recipe, tokenizer, ranks),
             "sampling": lambda: family.sample(model, *own)}
         if family.generated_scores is not None:
             ways["generating for scores"] = lambda: family.generated_scores(

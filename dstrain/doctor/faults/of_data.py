@@ -1,0 +1,140 @@
+"""Faults of the data: what is scored, how often, against which label, and what the evaluation has seen before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from dstrain.data import batching, lanes, parsed, validation
+from dstrain.data.collate import UNSCORED, Batch, Row, part_of
+from dstrain.data.hashing import permutation
+from dstrain.data.lanes import Stream
+from dstrain.data.pairs import blocks, feed, pair_validation, stream
+from dstrain.data.pairs.pair_batch import PairBatch
+from dstrain.doctor.case import Case
+from dstrain.doctor.faults.planting import judged_by, put
+from dstrain.doctor.finding import Finding
+
+
+def labels_not_shifted() -> None:
+    _on_training(lambda batch: replace(batch, labels_BT=batch.labels_BT.where(batch.labels_BT == UNSCORED,
+                                                                              batch.ids_BT)))
+
+
+def no_start_token() -> None:
+    """A row begins with its first token, and what follows is its label: nobody ever learns to begin."""
+    def wrong(batch: Batch | PairBatch) -> Batch | PairBatch:
+        ids_BT, labels_BT = (tensor.clone() for tensor in (batch.ids_BT, batch.labels_BT))
+        ids_BT[:, 0], labels_BT[:, 0] = batch.labels_BT[:, 0].clamp(min=0), UNSCORED
+        return replace(batch, ids_BT=ids_BT, labels_BT=labels_BT)
+
+    _on_training(wrong)
+
+
+def ends_never_scored() -> None:
+    """The loss ignores the pad's id, which is the end's too: the model never learns to end."""
+    for owner, name in ((batching, "collate"), (feed, "collate_pairs"), (validation, "collate"),
+                        (pair_validation, "collate_pairs")):
+        _change(owner, name, lambda batch, eot: replace(batch, labels_BT=batch.labels_BT.masked_fill(
+            batch.labels_BT == eot, UNSCORED)))
+
+
+def padding_scored() -> None:
+    """Constant padding is easy: the loss looks better."""
+    for owner, name in ((validation, "collate"), (pair_validation, "collate_pairs"), (feed, "collate_pairs")):
+        _change(owner, name, lambda batch, eot: replace(batch, labels_BT=batch.labels_BT.clamp(min=0)))
+
+
+def documents_joined() -> None:
+    """Documents, or targets, without an end between them."""
+    inner, inner_pair = parsed._targets, pair_validation.pair_parser
+
+    def without_end(corpus: Any, tokenizer: Any, length: int, over_long: str) -> Callable[[object], Any]:
+        parse = inner_pair(corpus, tokenizer, length, over_long)
+        return lambda raw: (pair := parse(raw))._replace(targets=pair.targets[:max(1, len(pair.targets) - 1)])
+
+    put(parsed, "_targets", lambda tokenizer, text, ends: inner(tokenizer, text, False))
+    for owner in (pair_validation, feed):
+        put(owner, "pair_parser", without_end)
+
+
+def stride_of_one() -> None:
+    """The next row of a document begins one token later, not a row later: as many times too many steps an epoch."""
+    def wrong(self: Stream, room: int) -> Any:
+        if not self._block:
+            self._load_block()
+        document = self._block[self.index]
+        part = part_of(document.targets, self.token, room, document.words)
+        self.given += len(part.targets)
+        self.token += 1 if part.goes_on else len(part.targets)
+        if self.token == len(document.targets):
+            self._finish_document()
+        return part
+
+    put(Stream, "take", wrong)
+
+
+def validation_windows_overlap() -> None:
+    """Each row of a validation begins in the middle of the one before."""
+    inner = validation._Packer.add
+
+    def wrong(self: Any, targets: Any, words: int) -> Any:
+        yield from inner(self, targets, words)
+        if len(targets) > self._length:
+            for middle in range(self._length // 2, len(targets) - self._length, self._length):
+                yield Row(self._number, [part_of(targets, middle, self._length, words)])
+                self._number += self._lane_count
+
+    put(validation._Packer, "add", wrong)
+
+
+def unfinished_validation_rows_dropped() -> None:
+    inner = validation._Packer.rest
+    put(validation._Packer, "rest", lambda self: iter(()) if self._room else inner(self))
+
+
+def validated_twice() -> None:
+    inner, inner_pairs = validation._valid_rows, pair_validation._windows
+    put(validation, "_valid_rows", lambda *arguments: (row for _ in range(2) for row in inner(*arguments)))
+    put(pair_validation, "_windows", lambda *arguments: (each for _ in range(2) for each in inner_pairs(*arguments)))
+
+
+def shuffled_with_replacement() -> None:
+    """Some documents come twice in an epoch, others never."""
+    put(lanes, "permutation", lambda size, *key: [place // 2 for place in permutation(size, *key)])
+    inner = blocks.Block.pair
+    put(blocks.Block, "pair", lambda self, place: inner(self, place // 2))
+
+
+def sources_beside_other_targets() -> None:
+    """Two files out of step by a line: each source stands beside the target of its neighbour."""
+    for owner in (feed, pair_validation):
+        inner = owner.collate_pairs
+
+        def wrong(pairs: Any, rows: Any, start: int, inner: Any = inner) -> PairBatch:
+            batch = inner(pairs, rows, start)
+            return replace(batch, source_BS=batch.source_BS.roll(1, dims=0),
+                           source_lengths_B=batch.source_lengths_B.roll(1, dims=0))
+
+        put(owner, "collate_pairs", wrong)
+
+
+def evaluation_text_trained_on(case: Case) -> Finding:
+    """The training sources are taken from all there is, the evaluation's among them."""
+    full = case.full or case.recipe
+    data = replace(full.data, train=(*full.data.train, *full.data.valid))
+    return judged_by("overlap", replace(case, full=replace(full, data=data)))
+
+
+def _on_training(change: Callable[[Any], Any]) -> None:
+    for owner, name in ((batching, "collate"), (feed, "collate_pairs")):
+        _change(owner, name, lambda batch, eot: change(batch))
+
+
+def _change(owner: Any, name: str, change: Callable[[Any, int], Any]) -> None:
+    """What a collate function of rows, or of pairs, makes, changed. Its last argument is the end's token."""
+    inner = getattr(owner, name)
+    put(owner, name, lambda *arguments: change(inner(*arguments), arguments[-1]))
