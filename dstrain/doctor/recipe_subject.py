@@ -45,7 +45,7 @@ def subject_of(recipe: Recipe, family: Family, tokenizer: Any, batch: Batch) -> 
         batch={**batch.inputs(), "labels_BT": batch.labels_BT, "keys_B": row_keys(recipe.run.seed, 1, batch.rows_B)},
         targets=anatomy.targets(batch, tokenizer), weights=weights, smoothing=smoothing,
         vocab_size=len(tokenizer.token_bytes()), run=run,
-        logits_of=lambda module, features: features @ module.model.output_weight.T, exact=True)
+        logits_of=lambda module, features: features @ module.model.output_weight.T.to(features.dtype), exact=True)
 
 
 def fresh_trainee(recipe: Recipe, family: Family, tokenizer: Any) -> nn.Module:
