@@ -55,8 +55,8 @@ def load_trained(run: Path, which: str, command: str | None = None) -> Trained:
         tokenizer, ranks = family.open_tokenizer(recipe, where / "tokenizer"), lone_rank()
         trainee = family.build_trainee(recipe, tokenizer)
         if command is not None and not hasattr(trainee.model, "extend"):
-            raise UserError(f"model.code is {recipe.model.code}, a class that has no new_cache and extend: it can be "
-                            f"trained and scored, but writes no text")
+            raise UserError(f"{where}: {type(trainee.model).__name__} (model.code) has no new_cache and extend: it can "
+                            f"be trained and scored, but writes no text; add them, see docs/overview.md")
         fill_weights(trainee, load(where).weight_of, rank=0)
         return Trained(recipe, family, tokenizer, trainee.to(ranks.device).eval(), ranks, where)
 

@@ -16,7 +16,7 @@ from dstrain.data.reading.hub import pinned
 from dstrain.data.reading.size import text_bytes
 from dstrain.data.tokenizers.run_tokenizer import run_tokenizer
 from dstrain.families.anatomy.lm import LM_ANATOMY
-from dstrain.families.own_class import model_of
+from dstrain.families.own_class import model_of, why_no_text
 from dstrain.infer.sampling import generate
 from dstrain.models.decoder_lm import DecoderLm
 from dstrain.objectives.next_token import NextToken
@@ -32,7 +32,7 @@ def _pinned(recipe: Recipe, saved: Recipe | None) -> Recipe:
 
 
 def _trainee(recipe: Recipe, tokenizer: Any) -> torch.nn.Module:
-    model = model_of(recipe, DecoderLm, tokenizer.vocab_size, recipe.batch.length, writes_with=("new_cache", "extend"))
+    model = model_of(recipe, DecoderLm, tokenizer.vocab_size, recipe.batch.length)
     return Trainee(model, _objective(recipe))
 
 
@@ -46,6 +46,8 @@ def _filler(recipe: Recipe, world: int) -> Batch:
 
 def _samples(model: torch.nn.Module, tokenizer: Any, recipe: Recipe) -> list[str]:
     """The best continuation, then sampled ones."""
+    if (why := why_no_text(model, "new_cache", "extend")) is not None:
+        return [why]
     count, prompt, seed = recipe.log.samples, recipe.log.prompt, recipe.run.seed
     greedy = generate(model, tokenizer, [prompt], SAMPLE_TOKENS)
     sampled = generate(model, tokenizer, [prompt] * (count - 1), SAMPLE_TOKENS, temperature=0.8, seed=seed)

@@ -24,19 +24,24 @@ NEEDED = {"output_weight": "the matrix [vocabulary, channels] that makes logits 
 REST = "subclass dstrain.nn.transformer.Transformer, which has it, or write it"
 
 
-def model_of(recipe: Recipe, built_in: type[nn.Module], *sizes: Any, writes_with: tuple[str, ...]) -> nn.Module:
-    """The family's model, or the recipe's own class called in the same way; `writes_with` are the methods with which
-    such a model writes texts."""
+def model_of(recipe: Recipe, built_in: type[nn.Module], *sizes: Any) -> nn.Module:
+    """The family's model, or the recipe's own class called in the same way."""
     code = recipe.model.code
     if code is None:
         return built_in(recipe.model, *sizes)
     own, name = own_class(code), file_and_class(code)[1]
     _check_takes(own, name, built_in, (recipe.model, *sizes))
     model = own(recipe.model, *sizes)
-    _check_has_all(model, name, built_in, recipe, writes_with)
+    _check_has_all(model, name, recipe)
     name_sites(model)
     _check_hidden_states(model, name)
     return model
+
+
+def why_no_text(model: nn.Module, *methods: str) -> str | None:
+    """What an own class lacks to write texts; None where it can."""
+    lacks = [method for method in methods if not hasattr(model, method)]
+    return f"{type(model).__name__} has no {' and '.join(lacks)}, and writes no text" if lacks else None
 
 
 def shrunk(model: Any, small: dict[str, Any]) -> Any:
@@ -96,20 +101,16 @@ def _check_takes(own: type, name: str, built_in: type, arguments: tuple) -> None
         raise UserError(f"model.code: {name}.forward {what}; it is called by keyword with {', '.join(wanted)}")
 
 
-def _check_has_all(model: nn.Module, name: str, built_in: type, recipe: Recipe, writes_with: tuple[str, ...]) -> None:
-    for attribute, what in NEEDED.items():
+def _check_has_all(model: nn.Module, name: str, recipe: Recipe) -> None:
+    of_muon = {"hidden_matrices": "which matrices Muon updates"} if recipe.optim.name == "muon" else {}
+    for attribute, what in (NEEDED | of_muon).items():
         if not hasattr(model, attribute):
-            raise UserError(f"model.code: {name} has no {attribute}: {what}; {REST}")
+            raise UserError(f"model.code: {name} has no {attribute}: {what}; "
+                            f"{'write it, or set optim.name=adamw' if attribute in of_muon else REST}")
     if isinstance(model, Transformer) and type(model).initial is Transformer.initial and (
             type(model).initial_std is Transformer.initial_std):
         raise UserError(f"model.code: {name} has no initial_std(module_name, shape): how large its matrices begin; "
                         f"write it, for example `return 0.02`")
-    texts = recipe.data.valid and (recipe.log.samples or getattr(recipe.valid, "translate", False))
-    lacks = [method for method in writes_with if not hasattr(model, method)]
-    if texts and lacks:
-        off = "log.samples=0" + (" valid.translate=false" if hasattr(recipe.valid, "translate") else "")
-        raise UserError(f"model.code: {name} has no {' and '.join(lacks)}, with which {built_in.__name__} writes texts "
-                        f"at a validation; add them, or set {off}")
 
 
 def _check_hidden_states(model: nn.Module, name: str) -> None:

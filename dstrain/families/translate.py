@@ -15,7 +15,7 @@ from dstrain.data.pairs.pair_batch import PairBatch, filler_pairs
 from dstrain.data.reading.hub import pinned
 from dstrain.data.tokenizers.pair_tokenizer import PairTokenizer, pair_tokenizer
 from dstrain.families.anatomy.translate import TRANSLATE_ANATOMY
-from dstrain.families.own_class import model_of
+from dstrain.families.own_class import model_of, why_no_text
 from dstrain.infer.scores import generated_scores
 from dstrain.infer.translate import translate
 from dstrain.models.seq2seq import Seq2Seq
@@ -23,10 +23,12 @@ from dstrain.objectives.smoothed_next_token import SmoothedNextToken
 from dstrain.objectives.trainee import Trainee
 from dstrain.train.family import Family
 
+WRITES_WITH = ("encode", "new_cache", "extend")
+
 
 def _trainee(recipe: Recipe, tokenizer: PairTokenizer) -> torch.nn.Module:
     model = model_of(recipe, Seq2Seq, tokenizer.source.vocab_size, tokenizer.target.vocab_size, tokenizer.shared,
-                     recipe.batch.length, writes_with=("encode", "new_cache", "extend"))
+                     recipe.batch.length)
     return Trainee(model, _objective(recipe))
 
 
@@ -40,6 +42,8 @@ def _filler(recipe: Recipe, world: int) -> PairBatch:
 
 def _samples(model: torch.nn.Module, tokenizer: PairTokenizer, recipe: Recipe) -> list[str]:
     """The first validation sources, each with what becomes of it and what was wanted."""
+    if (why := why_no_text(model, *WRITES_WITH)) is not None:
+        return [why]
     pairs = valid_texts(recipe)[:recipe.log.samples]
     found = translate(model, tokenizer, [source for source, _ in pairs], beam=recipe.valid.beam)
     source, target = recipe.data.languages
@@ -81,7 +85,7 @@ def _step_in_words(recipe: Recipe, shape: Shape) -> str:
 
 def _generated_scores(model: torch.nn.Module, tokenizer: PairTokenizer, recipe: Recipe, ranks: Any, alone: bool,
                       must_leave: Any) -> dict | None:
-    if not recipe.valid.translate:
+    if not recipe.valid.translate or why_no_text(model, *WRITES_WITH) is not None:  # the samples say so
         return {}
     with ranks.together("reading the validation pairs"):
         pairs = valid_texts(recipe)

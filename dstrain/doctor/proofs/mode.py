@@ -46,9 +46,11 @@ def faults_found(ranks: Ranks, recipe: Recipe) -> tuple[list[str], int, int]:
     with fresh_engine(ranks, recipe) as (engine, tokenizer):
         model, own = engine.model, (tokenizer, recipe)
         ways: dict[str, Callable[[], Any]] = {
-            "validating": lambda: validation.evaluate(engine, engine.trainee, family, recipe, tokenizer, ranks),
-            "sampling": lambda: family.sample(model, *own)}
-        if family.generated_scores is not None:
+            "validating": lambda: validation.evaluate(engine, engine.trainee, family, recipe, tokenizer, ranks)}
+        writes = hasattr(model, "extend")  # a user's own class may not
+        if writes:
+            ways["sampling"] = lambda: family.sample(model, *own)
+        if writes and family.generated_scores is not None:
             ways["generating for scores"] = lambda: family.generated_scores(
                 model, *own, ranks, engine.holds_whole_model, lambda: False)
         modules = dict(engine.trainee.named_modules())
