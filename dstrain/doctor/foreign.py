@@ -13,6 +13,7 @@ from dstrain.doctor.model_proofs.probes import IGNORED, beyond
 from dstrain.doctor.subject import Roles, Seen, Subject, TensorDict
 
 SEED = 20_230_517
+Run = Callable[[nn.Module, TensorDict], Seen]
 LOOKED_AT = 8
 """batches among which one with padding is looked for"""
 
@@ -98,8 +99,8 @@ def _roles(batch: TensorDict, told: Foreign) -> Roles:
         if name is not None and name not in batch:
             raise UserError(f"{option}: the batch has no {name!r}, only {', '.join(batch)}: say {option}= one of them")
         if name is not None and (batch[name].ndim != 2 or batch[name].is_floating_point()):
-            raise UserError(f"{option}: {name!r} is {batch[name].dtype} {list(batch[name].shape)}: it has to hold whole "
-                            "numbers [rows, positions]")
+            raise UserError(f"{option}: {name!r} is {batch[name].dtype} {list(batch[name].shape)}: it has to hold "
+                            "whole numbers [rows, positions]")
     if told.segments is not None and batch[told.segments].shape != batch[ids].shape:
         raise UserError(f"segments: {told.segments!r} has not the shape of {ids!r}")
     with_source = ()
@@ -127,8 +128,8 @@ def _lengths(batch: TensorDict, told: str | Tensor | None, tokens: str, option: 
     """From what was said, or from a mask, or from where labels end."""
     rows, size = batch[tokens].shape
     if isinstance(told, str) and told not in batch:
-        raise UserError(f"{option}: the batch has no {told!r}, only {', '.join(batch)}: say {option}= one of them, or give "
-                        "a tensor")
+        raise UserError(f"{option}: the batch has no {told!r}, only {', '.join(batch)}: say {option}= one of them, or "
+                        "give a tensor")
     found = batch[told] if isinstance(told, str) else told
     if found is None:
         found = batch.get(usual)
@@ -141,17 +142,17 @@ def _lengths(batch: TensorDict, told: str | Tensor | None, tokens: str, option: 
         mask_BT = found != 0
         found = mask_BT.sum(1)
         if not torch.equal(mask_BT, ~beyond(found, size)):
-            raise UserError(f"{option}: the mask of {tokens!r} is not ones and then zeros: rows have to be padded on the "
-                            "right, as in training")
+            raise UserError(f"{option}: the mask of {tokens!r} is not ones and then zeros: rows have to be padded on "
+                            "the right, as in training")
     if found.shape != (rows,) or bool((found > size).any()) or bool((found < 0).any()):
-        raise UserError(f"{option}: of shape {list(found.shape)}; it has to be [{rows}] lengths up to {size}, or a mask "
-                        f"[{rows}, {size}]")
+        raise UserError(f"{option}: of shape {list(found.shape)}; it has to be [{rows}] lengths up to {size}, or a "
+                        f"mask [{rows}, {size}]")
     return found.long()
 
 
 # The run
 
-def _run(told: Callable[[nn.Module, TensorDict], Any] | None) -> Callable[[nn.Module, TensorDict], Seen]:
+def _run(told: Callable[[nn.Module, TensorDict], Any] | None) -> Run:
     def run(module: nn.Module, batch: TensorDict) -> Seen:
         torch.manual_seed(SEED)  # the same dropout at each pass over the same shape
         return _seen(module(**batch) if told is None else told(module, batch))
@@ -171,7 +172,7 @@ def _seen(found: Any) -> Seen:
     return Seen(loss, heads)
 
 
-def _first_look(module: nn.Module, batch: TensorDict, run: Callable[[nn.Module, TensorDict], Seen], ids: str) -> Seen | None:
+def _first_look(module: nn.Module, batch: TensorDict, run: Run, ids: str) -> Seen | None:
     """One pass in training mode: wrong use shows here. None where an index is out of range: the proofs name it."""
     try:
         with torch.no_grad():
@@ -179,8 +180,8 @@ def _first_look(module: nn.Module, batch: TensorDict, run: Callable[[nn.Module, 
     except IndexError:
         return None
     except TypeError as error:
-        raise UserError(f"run: the module cannot be called with {', '.join(batch)} ({error}): give run=, (module, batch) "
-                        "-> (loss, logits)") from error
+        raise UserError(f"run: the module cannot be called with {', '.join(batch)} ({error}): give run=, (module, "
+                        "batch) -> (loss, logits)") from error
     rows, size = batch[ids].shape
     for number, head in enumerate(seen.features):
         if head.ndim != 3 or head.shape[:2] != (rows, size):
@@ -206,7 +207,8 @@ def _targets(batch: TensorDict, told: Foreign, roles: Roles, lengths_B: Tensor, 
         found = (found,) if isinstance(found, Tensor) else tuple(found)
         shapes = [list(target.shape) for target in found]
         if shapes != [list(batch[roles.ids].shape)] * heads:
-            raise UserError(f"targets: tensors of shapes {shapes} for {heads} head(s) of {list(batch[roles.ids].shape)}")
+            raise UserError(f"targets: tensors of shapes {shapes} for {heads} head(s) of "
+                            f"{list(batch[roles.ids].shape)}")
         return tuple(target.to(lengths_B.device) for target in found)
     return tuple(next_tokens(batch, roles, lengths_B, head + 1, told.end) for head in range(heads))
 

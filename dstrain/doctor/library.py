@@ -1,4 +1,4 @@
-"""The proofs for anyone's own torch module and batches, without dstrain's trainer: `from dstrain.doctor import prove`."""
+"""The proofs for anyone's torch module and batches, without dstrain's trainer: `from dstrain.doctor import prove`."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def prove(module: nn.Module, batches: Callable[[int], TensorDict] | TensorDict, 
     end         id of the end of text that ends a decoder's row; it is its last target, and it ends what is generated
     weights     of the heads' mean losses in the loss: 1 each
     smoothing   share of label smoothing
-    generate    (module, prompt, new_tokens) -> ids, greedy: adds the proof `cache`. The prompt is a batch without labels
+    generate    (module, prompt, new_tokens) -> ids, greedy: adds the proof `cache`. A prompt is a batch, no labels
     evaluate    module -> anything: your own evaluation; adds the proof `mode`
     fresh       the weights are initial ones; otherwise the first loss is not proven
     frozen      names or patterns of parameters that are not to be trained
@@ -96,7 +96,8 @@ def prove(module: nn.Module, batches: Callable[[int], TensorDict] | TensorDict, 
 def _wished(only: Sequence[str] | None, generate: object, evaluate: object) -> list[str]:
     known = [*MODEL_PROOFS, *OWN_FUNCTIONS]
     if only is None:
-        return [*MODEL_PROOFS, *(["cache"] if generate is not None else []), *(["mode"] if evaluate is not None else [])]
+        given = {"cache": generate, "mode": evaluate}
+        return [*MODEL_PROOFS, *(name for name, function in given.items() if function is not None)]
     if isinstance(only, str) or not only:
         raise UserError(f"only: {only!r} has to be a list of one or more of {', '.join(known)}")
     for name in only:

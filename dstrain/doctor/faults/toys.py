@@ -1,7 +1,7 @@
 """Small models that are right, and batches for them: what the faults are planted into. One file, no dstrain layers.
 
-The id 0 is end of text, start and padding at once, as in GPT-2's vocabulary. Names end in the shape: B rows, T positions,
-S source positions, C channels, V vocabulary.
+The id 0 is end of text, start and padding at once, as in GPT-2's vocabulary. Names end in the shape: B rows, T
+positions, S source positions, C channels, V vocabulary.
 """
 
 from __future__ import annotations

@@ -87,8 +87,8 @@ def _prompt(batch: TensorDict, subject: Subject) -> TensorDict:
 def _continuations(ids: Tensor, prompts: Tensor, new: int) -> Tensor:
     """The new tokens, of a result with or without the prompts."""
     if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.shape[0] != prompts.shape[0]:
-        raise UserError("generate: it has to give ids [rows, tokens] for the rows of its prompt: with the prompt before "
-                        "them, or the new ones alone")
+        raise UserError("generate: it has to give ids [rows, tokens] for the rows of its prompt: with the prompt "
+                        "before them, or the new ones alone")
     size = prompts.shape[1]
     if ids.shape[1] > size and torch.equal(ids[:, :size], prompts):
         ids = ids[:, size:]

@@ -118,10 +118,11 @@ def _what(subject: Subject, head: int, one: Read) -> list[tuple[str, str]]:
             said.append((f"{positions:,} of {scored:,} positions learn the token {distance} ahead{instead}{why}",
                          "shift in one place only, and each head's labels and mask by that head's own distance"))
     said += _lost(subject, head, one)
-    padding_BT = beyond(subject.lengths_B, ids_of(subject).shape[1])
+    taken = next((distance for distance, positions in one.ahead.most_common(1) if 2 * positions > scored), own)
+    padding_BT = beyond(subject.lengths_B - (taken or 0), ids_of(subject).shape[1])  # there the target is
     in_padding, elsewhere = int((one.extra_BT & padding_BT).sum()), int((one.extra_BT & ~padding_BT).sum())
     if in_padding:
-        said.append((f"{in_padding:,} positions of padding are scored", "write -100 into the labels from the row's "
+        said.append((f"{in_padding:,} targets in padding are scored", "write -100 into the labels from the row's "
                      "length on"))
     if elsewhere:
         said.append((f"{elsewhere:,} positions are scored that have no target", "write -100 into their labels: a "

@@ -61,12 +61,12 @@ def _gradients(subject: Subject, batch: TensorDict, trained: dict[str, Tensor]) 
 def _cause(faults: dict[str, list[str]], tokens: list[str]) -> tuple[str, str]:
     reasons = {
         "frozen": ("requires_grad was lost, such as by a weight that was copied or loaded under no_grad",
-                   "set requires_grad_(True) after the last weight is in place, or say that they are meant to be frozen"),
+                   "set requires_grad_(True) when the weights are in place, or say that they are meant to be frozen"),
         "unused": ("built, and never used on the way to the loss: a branch, a norm or a head that is left out",
                    "use them, or leave them out of the model: ZeRO-3 gives an unused one the last step's gradient"),
         "not finite": ("a division by zero or an overflow on the way back, such as a row in which all is masked",
                        "look for the first one with torch.autograd.set_detect_anomaly(True)"),
-        "all zero": ("cut off by a detach, a gate at zero, dead units, or a weight that is multiplied by zero",
+        "all zero": ("cut off by a detach, a gate at zero, dead units, or an expert that no token chooses",
                      "look at what stands between them and the loss"),
         "too large for their 16 bits to move": (f"a step of {UPDATE} is less than half a unit in the last place of all "
                                                 "their numbers: they stand still unless the optimizer keeps float32",
@@ -93,8 +93,8 @@ def _untrained_tokens(subject: Subject, padding_ids: dict[str, set[int]]) -> lis
         tokens = subject.batch[name]
         lengths_B = subject.lengths_B if name == subject.roles.ids else subject.source_lengths_B
         real = tokens[~beyond(lengths_B, tokens.shape[1])]
-        found += [f"{int((real == one).sum()):,} real tokens of {name} have the id {one}, whose embedding is not trained"
-                  for one in sorted(ids) if bool((real == one).any())]
+        found += [f"{int((real == one).sum()):,} real tokens of {name} have the id {one}, which its embedding does not "
+                  "train" for one in sorted(ids) if bool((real == one).any())]
     return found
 
 

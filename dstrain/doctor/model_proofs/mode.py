@@ -30,7 +30,8 @@ def prove(subject: Subject, evaluate: Callable[[nn.Module], Any]) -> Finding:
                 before = [part.training for part in parts]
                 in_training += _ran_in_training(module, evaluate, stops)
                 changed = sum(part.training != mode for part, mode in zip(parts, before, strict=True))
-                left += [f"{changed} of {len(parts)} after {'an exception' if stops else 'it'} {name}"] if changed else []
+                if changed:
+                    left.append(f"{changed} of {len(parts)} after {'an exception' if stops else 'it'} {name}")
     figure = f"modes changed: {', '.join(left) or 'none'}; forward passes in training mode: {in_training}"
     tolerance = f"none of {len(parts)} parts, in 6 evaluations, 3 of them interrupted; none in training mode"
     if not left and not in_training:

@@ -33,11 +33,12 @@ def prove(subject: Subject) -> Finding:
         if max(off) <= bound and number <= bound:
             return Finding(True, figure, tolerance)
         if len(unused) == len(off):
-            causes, remedy = ["the loss does not depend on what was shown as its logits"], "show the logits it is made of"
+            causes = ["the loss does not depend on what was shown as its logits"]
+            remedy = "show the logits that it is made of"
         elif max(off) <= bound:
             further = float(seen.loss.detach() - law.detach())
-            causes = [f"the gradient is right, but the number is {further:+.4f} off the law's {float(law.detach()):.4f}: a "
-                      "further term in it (a balance of experts), or what is shown is not what is optimized"]
+            causes = [f"the gradient is right, but the number is {further:+.4f} off the law's "
+                      f"{float(law.detach()):.4f}: a further term in it (a balance of experts), or what is shown is not what is optimized"]
             remedy = "show further terms beside the loss, not in it"
         else:
             causes, remedy = diagnosed(subject, seen.features, found, expected)
