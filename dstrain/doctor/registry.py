@@ -13,7 +13,7 @@ from dstrain.doctor.model_proofs import (
     arguments, by_heart, documents, first_loss, future, gradients, neighbours, padding, targets)
 from dstrain.doctor.on_device import on
 from dstrain.doctor.proofs import (
-    continuations, curve, gradient, labels, logged, masks, mode, overlap, rebuild, resume, same_curve, schedule)
+    continuations, curve, gradient, labels, logged, mode, overlap, rebuild, resume, same_curve, schedule)
 
 At = Literal["data", "shrunk", "full"]
 """on what a proof is given: the data alone, the recipe in small, the recipe at its full size"""
@@ -55,7 +55,6 @@ _ALL = (
     _of_the_model("first_loss", first_loss, at="full"),
     _of_the_model("gradients", gradients, at="full"),
     _of_the_model("by_heart", by_heart),
-    _of_the_recipe("masks", masks, on_device=False),
     _of_the_recipe("continuations", continuations, on_device=False),
     _of_the_recipe("mode", mode),
     _of_the_recipe("curve", curve, at="full"),
