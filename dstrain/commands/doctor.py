@@ -30,6 +30,7 @@ def doctor_command(name: str, overrides: list[str], ds_config: str | None, only:
         with _told_to_end():
             return _tested(recipe, ds_config, device) if self_test else _examined(recipe, ds_config, only, device)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         print("\ndstrain: stopped by Ctrl-C; no certificate was written", file=sys.stderr)
         return CTRL_C
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from dstrain.config.errors import UserError
 from dstrain.doctor.finding import Finding, NotProven
 
+TO_ITS_END = "the proof runs to its end"
+
 
 class Examined(NamedTuple):
     name: str
@@ -48,8 +50,13 @@ def examined(name: str, claim: str, at: str, attempt: Callable[[], Finding]) -> 
     return Examined(name, claim, at, finding, why_not, time.perf_counter() - began)
 
 
+def broke(finding: Finding) -> bool:
+    """Whether the proof could not be run to its end: it failed, but has shown nothing."""
+    return finding.tolerance == TO_ITS_END
+
+
 def _broken(error: Exception) -> Finding:
     lines = str(error).strip().splitlines()
-    return Finding(False, f"{type(error).__name__}: {lines[-1] if lines else ''}", "the proof runs to its end",
+    return Finding(False, f"{type(error).__name__}: {lines[-1] if lines else ''}", TO_ITS_END,
                    "the model, the data or the proof itself broke on the way",
                    "find out what broke with `dstrain train RECIPE run.steps=2`, or report it with this line")

@@ -16,8 +16,9 @@ LOOKS_EVERY_S = 1.0
 
 
 class Screen:
-    def __init__(self, out: TextIO = sys.stdout):
-        self._out, self._live = out, out.isatty()
+    def __init__(self, out: TextIO | None = None):
+        self._out = out or sys.stdout
+        self._live = self._out.isatty()
         self._began, self._stop, self._clock = time.monotonic(), threading.Event(), None
 
     def line(self, text: str = "") -> None:

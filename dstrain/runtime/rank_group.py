@@ -6,14 +6,16 @@ them starts in about a second and no thread pool is ever forked.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
 import time
 import traceback
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import torch
 
@@ -32,6 +34,8 @@ class RankGroup:
         context: Any = multiprocessing.get_context("forkserver" if device == "cpu" else "spawn")
         if device == "cpu":
             context.set_forkserver_preload(["dstrain.runtime.engine"])
+            with _deaf_to_ctrl_c():
+                forkserver.ensure_running()
         self.world = world
         self._pipes = []
         self._processes = []
@@ -41,7 +45,8 @@ class RankGroup:
                 here, there = context.Pipe()
                 process = context.Process(target=_serve, args=(there, rank, world, port, threads, os.getpid(), device),
                                           daemon=True)
-                process.start()
+                with _deaf_to_ctrl_c() if device != "cpu" else contextlib.nullcontext():  # a fork waits for the server
+                    process.start()
                 there.close()
                 self._pipes.append(here)
                 self._processes.append(process)
@@ -102,8 +107,8 @@ def _serve(pipe: Any, rank: int, world: int, port: int, threads: int, parent: in
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS=str(threads),
                       DS_ACCELERATOR=device)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as its server: multiprocessing unblocks it on the way
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal: the caller ends its ranks itself
     ranks = None
     while True:
         while not pipe.poll(1.0):
@@ -121,6 +126,17 @@ def _serve(pipe: Any, rank: int, world: int, port: int, threads: int, parent: in
             answer = (False, traceback.format_exc())
         sys.stdout.flush()
         pipe.send(answer)
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """What starts in here never hears of it, though a terminal sends it to all: the caller ends its ranks itself."""
+    resource_tracker.ensure_running()  # before the signal is blocked: it would unblock it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _is_alive(pid: int) -> bool:

@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,8 +49,8 @@ def say_run(run: Run, first: Any) -> None:
     health = in_a_line(run.ranks.health)
     if health is not None:
         say(f"ranks      {health}")
-    if run.ranks.first and (unproven := _unproven(run)) is not None:
-        say(unproven)
+    if run.ranks.first and (unproven := unproven_in_words(run.folder.path, recipe, bool(state.step))) is not None:
+        say(f"doctor     {unproven}")
     offload = offload_in_words(run.config, parameters, world)
     if offload is not None:
         say(f"offload    {offload}")
@@ -63,12 +64,12 @@ def say_run(run: Run, first: Any) -> None:
         f"guessed from what matrix products run at here, without validations; the progress line measures it")
 
 
-def _unproven(run: Run) -> str | None:
+def unproven_in_words(folder: Path, recipe: Recipe, goes_on: bool) -> str | None:
     """That the recipe is not proven as it is now. A run that goes on without any certificate was told when it began."""
-    if run.state.step and not (run.folder.path / FILE).exists():
+    if goes_on and not (folder / FILE).exists():
         return None
-    why = why_not_proven(run.folder.path, run.recipe)
-    return None if why is None else f"doctor     not proven: {why}; `dstrain doctor` with the same recipe proves it"
+    why = why_not_proven(folder, recipe)
+    return None if why is None else f"not proven: {why}; `dstrain doctor` with the same recipe proves it"
 
 
 def expected_seconds(flops: float, dtype: torch.dtype, ranks: Ranks) -> float:
