@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from dstrain.doctor.finding import Finding
 from dstrain.doctor.model_proofs.law import count, nll_BT
 from dstrain.doctor.model_proofs.probes import look, untouched
@@ -23,7 +25,8 @@ def prove(subject: Subject) -> Finding:
     with untouched(subject.module):
         features = look(subject, training=False).features
         for one, targets_BT in zip(features, subject.targets, strict=True):
-            losses = nll_BT(subject, one.double(), targets_BT).detach()
+            with torch.no_grad():
+                losses = nll_BT(subject, one.double(), targets_BT)
             scored = losses[targets_BT != -100]
             distinct = targets_BT[targets_BT != -100].unique().numel()
             means.append(float(scored.mean()) if scored.numel() else math.nan)
