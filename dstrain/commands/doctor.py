@@ -75,8 +75,8 @@ def _take_device(device: str) -> None:
     if device == "cuda":
         import torch
         if not torch.cuda.is_available():
-            raise UserError("--device cuda: torch finds no CUDA device here; run it where the GPUs are, or leave --device "
-                            "out and prove on CPU ranks")
+            raise UserError("--device cuda: torch finds no CUDA device here; run it where the GPUs are, or leave "
+                            "--device out and prove on CPU ranks")
 
 
 @contextlib.contextmanager

@@ -102,4 +102,6 @@ def _not_whole(found: dict) -> str | None:
         return f"a proof failed: {', '.join(failed)}"
     run = {proof["name"] for proof in found["proofs"]}
     left_out = [name for name in found["all_proofs"] if name not in run]
-    return f"{len(left_out)} of {len(found['all_proofs'])} proofs were not run: {', '.join(left_out)}" if left_out else None
+    if not left_out:
+        return None
+    return f"{len(left_out)} of {len(found['all_proofs'])} proofs were not run: {', '.join(left_out)}"

@@ -7,8 +7,8 @@ from dstrain.config.schema import Recipe
 
 def beyond(recipe: Recipe, device: str, worlds: tuple[int, ...]) -> tuple[str, ...]:
     if device == "cpu":
-        kernels = ("CUDA kernels (attention, 16-bit arithmetic, NCCL): all ran on CPU ranks; `--device cuda` proves them "
-                   "on this machine's GPUs",)
+        kernels = ("CUDA kernels (attention, 16-bit arithmetic, NCCL): all ran on CPU ranks; `--device cuda` proves "
+                   "them on this machine's GPUs",)
     else:
         kernels = ("other kinds of GPU than the one here, and other versions of torch and CUDA",)
     several = f"more ranks than {max(worlds)}, and a network between nodes: all ranks ran on this machine"

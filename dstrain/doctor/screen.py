@@ -67,6 +67,7 @@ class Screen:
     def _count(self, what: str, stop: threading.Event) -> None:
         began = time.monotonic()
         while True:
-            print(f"\r\x1b[K{'...':<11} {what:<21} {time.monotonic() - began:6.0f} s", end="", file=self._out, flush=True)
+            print(f"\r\x1b[K{'...':<11} {what:<21} {time.monotonic() - began:6.0f} s", end="", file=self._out,
+                  flush=True)
             if stop.wait(LOOKS_EVERY_S):
                 return

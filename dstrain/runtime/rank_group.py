@@ -1,4 +1,4 @@
-"""Real ranks on this machine (gloo, or NCCL on GPUs), kept alive for several calls: what the doctor and the tests prove things on.
+"""Real ranks on this machine, kept alive for several calls: what the doctor and the tests prove things on.
 
 The ranks are forked from a server process that has imported the heavy packages and done nothing else, so a group of
 them starts in about a second and no thread pool is ever forked.

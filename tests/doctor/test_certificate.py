@@ -23,8 +23,8 @@ def recipe_of(*overrides: str):
 
 
 def outcome(name: str, passed: bool = True) -> Examined:
-    return Examined(name, "it holds", "shrunk", Finding(passed, "0 of 3 differ", "none", "" if passed else "a leak"), "",
-                    0.1)
+    finding = Finding(passed, "0 of 3 differ", "none", "" if passed else "a leak")
+    return Examined(name, "it holds", "shrunk", finding, "", 0.1)
 
 
 def written(folder, recipe=None, found=None) -> dict:

@@ -118,7 +118,8 @@ def _full_pass(recipe: Recipe, case: Case, tokenizer: Any) -> Pass | None:
     with closing(case.family.train_feed(recipe, tokenizer, 0, 1, None)) as feed:
         batch = next(feed).micro_batches[0]
     times = batch.labels_BT.numel() / small.positions
-    if times <= 1 or times * small.seconds > QUICK_S or times * small.saved_bytes > (Memory().left_gib() or 0) * GIB / 4:
+    room = (Memory().left_gib() or 0) * GIB / 4
+    if times <= 1 or times * small.seconds > QUICK_S or times * small.saved_bytes > room:
         return small
     return passed(on(case.device, subject_of(recipe, case.family, tokenizer, batch)))
 

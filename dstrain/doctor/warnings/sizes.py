@@ -20,8 +20,8 @@ def _size(look: Look) -> Figure:
     per_parameter = look.targets / look.parameters
     advice = ""
     if per_parameter < FEW_TOKENS:
-        advice = (f"fewer than {FEW_TOKENS} targets per parameter (about 20 is usual for a model trained from scratch): "
-                  "train longer, or take a smaller model")
+        advice = (f"fewer than {FEW_TOKENS} targets per parameter (about 20 is usual for a model trained from "
+                  "scratch): train longer, or take a smaller model")
     return Figure("size", f"{look.parameters:,} parameters, {look.targets:,.0f} targets in {look.recipe.run.steps:,} "
                   f"steps: {per_parameter:.2g} per parameter", advice)
 

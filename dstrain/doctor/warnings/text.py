@@ -18,8 +18,8 @@ def _rows(look: Look) -> Figure:
     if 1 - totals["filled"] / max(1, totals["positions"]) > MUCH_PADDING:
         advice.append("padding is computed like everything else: take shorter rows, or of pairs a larger batch.window")
     if totals["cut"] > MANY_CUT * max(1, totals["documents"]):
-        advice.append("what stands before a cut is not seen after it: raise batch.length if your documents hang together "
-                      "over that distance")
+        advice.append("what stands before a cut is not seen after it: raise batch.length if your documents hang "
+                      "together over that distance")
     said = ", ".join(look.family.data_in_words(look.recipe, totals))
     return Figure("rows", f"of the first {look.steps} steps: {said}", "; ".join(advice))
 
@@ -29,5 +29,5 @@ def _words(look: Look) -> Figure:
     tokens_a_word, bytes_a_word = look.totals["scored"] / words, look.totals["scored"] * look.bytes_a_target / words
     return Figure("tokenizer", f"{look.bytes_a_target:.2f} bytes a token, {bytes_a_word:.1f} bytes and "
                   f"{tokens_a_word:.2f} tokens a word",
-                  f"more than {MANY_TOKENS:g} tokens a word, and each costs a position: a tokenizer learned from this text "
-                  "(bpe:8192), or of its language, needs fewer" if tokens_a_word > MANY_TOKENS else "")
+                  f"more than {MANY_TOKENS:g} tokens a word, and each costs a position: a tokenizer learned from "
+                  "this text (bpe:8192), or of its language, needs fewer" if tokens_a_word > MANY_TOKENS else "")
