@@ -37,8 +37,6 @@ class Foreign(NamedTuple):
 
 
 def subject_of(module: nn.Module, batches: Callable[[int], TensorDict] | TensorDict, told: Foreign) -> Subject:
-    if not isinstance(module, nn.Module):
-        raise UserError(f"module: {type(module).__name__} is no torch.nn.Module")
     batch = _chosen(module, batches, told)
     roles = _roles(batch, told)
     lengths_B = _lengths(batch, told.lengths, roles.ids, "lengths", _mask_of(roles, batch), _labels_of(batch))

@@ -85,6 +85,8 @@ def prove(module: nn.Module, batches: Callable[[int], TensorDict] | TensorDict, 
     only        names of the proofs to try: by default all
     """
     names = _wished(only, generate, evaluate)
+    if not isinstance(module, nn.Module):
+        raise UserError(f"module: {type(module).__name__} is no torch.nn.Module")
     with untouched(module):
         subject = subject_of(module, batches, Foreign(run, ids, lengths, source, source_lengths, segments, targets, end,
                                                       weights, smoothing, vocab_size, tuple(frozen), exact))

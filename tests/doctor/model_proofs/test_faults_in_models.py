@@ -29,8 +29,8 @@ SAID = {
     "shifted twice": "31 of 45 positions learn the token 2 ahead instead of 1 (shifted twice)",
     "no start token": "all 6 first targets are not scored",
     "head's distance": "head 2: 35 of 39 positions learn the token 1 ahead instead of 2",
-    "one count for heads": "head 2: every target counts 0.867 times: divided by the count of head 1, 45, and not by its "
-                           "own, 39",
+    "one count for heads": "head 2: every target counts 0.867 times: divided by the count of head 1, 45, and not by "
+                           "its own, 39",
     "summed, not averaged": "8 times too large, a sum over accumulation or over ranks",
     "mean of means": "weights differ by row: 0.68 to 1.88 times the law's (a mean of means)",
     "first loss too high": "nats above: the start is sure of what it cannot know",

@@ -16,7 +16,8 @@ SIZES = {"vocab_size": VOCAB, "pad_token_id": PAD, "bos_token_id": START, "eos_t
 
 
 def gpt2() -> nn.Module:
-    return transformers.GPT2LMHeadModel(transformers.GPT2Config(n_positions=32, n_embd=16, n_layer=2, n_head=2, **SIZES))
+    config = transformers.GPT2Config(n_positions=32, n_embd=16, n_layer=2, n_head=2, **SIZES)
+    return transformers.GPT2LMHeadModel(config)
 
 
 def llama() -> nn.Module:
