@@ -18,10 +18,10 @@ UNPACKED = {"hub": None, "config": None, "split": "train", "revision": None, "em
             "weight": 1.0}
 
 
-def excerpt(source: PairSource, languages: tuple[str, str], folder: Path, pairs: int) -> PairSource:
-    """A source of at most that many pairs. Lines that hold both sides stay as they are, to the byte; parallel text and
-    spelled numbers become two files, and what is on the hub becomes .jsonl."""
-    corpus = PairCorpus(source, 0, "excerpt", languages)
+def excerpt(corpus: PairCorpus, source: PairSource, languages: tuple[str, str], folder: Path,
+            pairs: int) -> PairSource:
+    """A source of at most that many pairs of the corpus. Lines that hold both sides stay as they are, to the byte;
+    parallel text and spelled numbers become two files, and what is on the hub becomes .jsonl."""
     found = list(islice(_well_formed(corpus), pairs))
     if source.path is not None:
         path = folder / f"pairs{kind_of(Path(source.path))}"

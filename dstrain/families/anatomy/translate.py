@@ -12,6 +12,7 @@ from dstrain.config.schema import Recipe
 from dstrain.data.collate import UNSCORED
 from dstrain.data.pairs.feed import PairFeed
 from dstrain.data.pairs.pair_batch import PairBatch
+from dstrain.data.reading.pair_sources import pair_corpora
 from dstrain.data.tokenizers.pair_tokenizer import PairTokenizer
 from dstrain.families.anatomy.lengths import ragged_lengths
 from dstrain.families.anatomy.pair_excerpt import excerpt
@@ -21,6 +22,8 @@ from dstrain.train.family import Anatomy
 
 MOST_LAYERS = 2
 TOKENS, LENGTH, WINDOW, FIRST_PAIRS = 384, 48, 64, 600
+PADDING = 3
+"""slots behind the longest row of a batch that is looked into: where rows are as long as the model, they lose as many"""
 
 
 def _shrunk(recipe: Recipe, folder: Path) -> Recipe:
@@ -48,13 +51,12 @@ def _excerpt(recipe: Recipe, folder: Path, few: bool = False) -> Recipe:
 
 
 def _on_first_pairs(recipe: Recipe, folder: Path, pairs: int) -> Recipe:
-    made = {}
-    for split in ("train", "valid"):
-        made[split] = []
-        for number, source in enumerate(getattr(recipe.data, split)):
-            own = folder / f"{split}-{number}"
+    made = {"train": [], "valid": []}
+    for split, excerpts in made.items():
+        for corpus, source in zip(pair_corpora(recipe.data, split), getattr(recipe.data, split), strict=True):
+            own = folder / f"{split}-{corpus.number}"
             own.mkdir()
-            made[split].append(excerpt(source, recipe.data.languages, own, pairs))
+            excerpts.append(excerpt(corpus, source, recipe.data.languages, own, pairs))
     return replace(recipe, data=replace(recipe.data, **{split: tuple(sources) for split, sources in made.items()}))
 
 
@@ -78,13 +80,21 @@ def _intruded(recipe: Recipe, tokenizer: PairTokenizer) -> PairBatch:
     with closing(PairFeed(recipe, tokenizer, 0, 1, None)) as feed:
         batch = max((batch for _, step in zip(range(2), feed) for batch in step.micro_batches),
                     key=lambda batch: (min(2, len(batch.rows_B)), batch.ids_BT.shape[1]))
-    number_B = torch.arange(len(batch.rows_B))
-    return _padded(_ended(batch, (batch.source_lengths_B - number_B % 3).clamp(min=1),
-                          (batch.lengths_B - number_B % 2).clamp(min=1)))
+    most = recipe.batch.length - PADDING
+    return _padded(_ended(batch, _unequal(batch.source_lengths_B, most), _unequal(batch.lengths_B, most)), most)
 
 
-def _padded(batch: PairBatch, slots: int = 3) -> PairBatch:
-    wider = {name: torch.nn.functional.pad(getattr(batch, name), (0, slots), value=value)
+def _unequal(lengths_B: torch.Tensor, most: int) -> torch.Tensor:
+    """None is longer than that, and where all were equal, the first is shorter."""
+    lengths_B = lengths_B.clamp(max=most)
+    if bool((lengths_B == lengths_B[0]).all()):
+        lengths_B[0] = (lengths_B[0] - 1).clamp(min=1)
+    return lengths_B
+
+
+def _padded(batch: PairBatch, most: int) -> PairBatch:
+    """At most so many slots of each row, which hold all of it, and some more."""
+    wider = {name: torch.nn.functional.pad(getattr(batch, name)[:, :most], (0, PADDING), value=value)
              for name, value in (("source_BS", 0), ("ids_BT", 0), ("labels_BT", UNSCORED))}
     return replace(batch, **wider)
 
