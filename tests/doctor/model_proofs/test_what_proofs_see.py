@@ -127,6 +127,29 @@ def test_another_amount_of_padding_is_tried():
     assert not finding.passed and "the amount of padding" in finding.cause
 
 
+class MeanOverWiderOnes(Decoder):
+    def embedded(self, ids: Tensor) -> Tensor:
+        return super().embedded(ids) * (2.0 if ids.shape[1] > LONGEST else 1.0)
+
+
+def test_more_padding_than_there_is_is_tried_too():
+    finding = found(seeded(MeanOverWiderOnes), "padding")
+    assert not finding.passed and "the amount of padding" in finding.cause
+
+
+class Numbered(Decoder):
+    """Each row knows its place in the batch."""
+
+    def embedded(self, ids: Tensor) -> Tensor:
+        return super().embedded(ids) * (1 + torch.arange(len(ids))[:, None, None])
+
+
+def test_a_rows_place_in_the_batch_is_tried():
+    finding = found(seeded(Numbered), "neighbours")
+    assert not finding.passed and finding.figure.startswith("0 of 94 logits")
+    assert "what a row gives depends on its place" in finding.cause
+
+
 def test_every_neighbour_counts_in_a_norm_over_rows_and_none_in_eval_mode():
     assert found(seeded(NormOverRows), "neighbours").figure.startswith("94 of 94 logits")
 
