@@ -19,6 +19,7 @@ from dstrain.__main__ import main
 from dstrain.cluster import shared
 from dstrain.cluster.file_systems import Place
 from dstrain.commands import submit
+from dstrain.config.certificate import subject_of
 from dstrain.config.load import load_recipe, recipe_to_dict
 
 ON_TWO = ["--nodes", "2", "--gpus", "2"]
@@ -316,3 +317,33 @@ def test_a_login_node_needs_no_torch_and_half_a_second(cluster, arguments):
     code, cpu_s, heavy = json.loads(done.stderr.splitlines()[-1])
     assert code in (0, 2) and heavy == [], done.stderr
     assert cpu_s < MOST_CPU_S, f"{cpu_s:.2f} s of CPU time"
+
+
+def certified(*overrides: str, failed: bool = False) -> None:
+    """As `dstrain doctor small.yaml` with these overrides leaves it when all is proven."""
+    recipe = load_recipe("small.yaml", overrides)
+    (folder := Path(recipe.run.dir) / recipe.run.name).mkdir(parents=True, exist_ok=True)
+    verdict = "FAILED" if failed else "proven"
+    (folder / "doctor.json").write_text(json.dumps({
+        "format": 1, "subject": subject_of(recipe), "all_proofs": ["labels"],
+        "proofs": [{"name": "labels", "verdict": verdict}]}))
+
+
+def test_a_job_that_requires_the_doctor_is_refused_until_its_recipe_is_proven_as_it_is(cluster, capsys):
+    command = ["submit", "small.yaml", *ON_TWO, "--require-doctor"]
+    assert main(command) == 2 and "there is no doctor.json; run `dstrain doctor`" in capsys.readouterr().err
+    certified(failed=True)
+    assert main(command) == 2 and "a proof failed: labels" in capsys.readouterr().err
+    certified()
+    assert main([*command, "run.steps=9"]) == 2
+    assert "run.steps was 6 when it was proven, and is 9 now" in (said := capsys.readouterr().err)
+    assert said.count("\n") == 1 and cluster.submitted is None
+    assert main(command) == 0 and cluster.submitted is not None
+
+
+def test_each_member_of_a_sweep_needs_its_own_proof_and_the_line_says_which(cluster, capsys):
+    command = ["submit", "small.yaml", *ON_TWO, "--require-doctor", "--sweep", "optim.lr=1e-3,2e-3"]
+    certified("optim.lr=1e-3", "run.name=small-lr=0.001")
+    assert main(command) == 2 and "optim.lr=2e-3 run.name=small-lr=0.002" in capsys.readouterr().err
+    certified("optim.lr=2e-3", "run.name=small-lr=0.002")
+    assert main(command) == 0
