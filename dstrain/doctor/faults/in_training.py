@@ -9,11 +9,11 @@ from dstrain.doctor.faults.planting import fault
 DATA = (
     fault("labels not shifted", "100 % accuracy within one epoch: the model sees what it predicts", "labels",
           of_data.labels_not_shifted),
-    fault("no start token", "the first token of an answer is never learned", "labels", of_data.no_start_token),
+    fault("no start token in rows", "the first token of an answer is never learned", "labels", of_data.no_start_token),
     fault("ends never scored", "ignore_index is the pad's id, which is the end's: generation never stops", "labels",
           of_data.ends_never_scored),
-    fault("padding scored", "the loss looks better, for constant padding is easy", "labels", of_data.padding_scored),
-    fault("documents joined", "documents, or targets, follow each other without an end", "labels",
+    fault("padding scored in rows", "the loss looks better, for constant padding is easy", "labels", of_data.padding_scored),
+    fault("no end between documents", "documents, or targets, follow each other without an end", "labels",
           of_data.documents_joined),
     fault("stride 1", "the window moves by one token: as many times too many steps an epoch as it is long", "labels",
           of_data.stride_of_one, role="segments"),
@@ -52,7 +52,7 @@ MASKS = (
 )
 
 LOSS = (
-    fault("mean of means", "each micro-batch by its own count, then averaged", "gradient", of_loss.mean_of_means),
+    fault("mean of means, in a step", "each micro-batch by its own count, then averaged", "gradient", of_loss.mean_of_means),
     fault("mean of means, by ranks", "the same recipe on more ranks is another curve", "same_curve",
           of_loss.mean_of_means),
     fault("mean of means, logged", "what is optimized is right, what is written down is not", "logged",

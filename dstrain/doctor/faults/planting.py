@@ -44,12 +44,12 @@ def judged_by(proof: str, case: Case) -> Finding:
 @contextmanager
 def planted(case: Case, plant: Plant) -> Iterator[None]:
     """Inside, it is in this process and in all ranks of the case, those that start only now included."""
-    inner, told = case.ranks, set()
+    inner, told = case.ranks, []
 
     def ranks(world: int) -> RankGroup:
         group = inner(world)
-        if id(group) not in told:
-            told.add(id(group))
+        if group not in told:
+            told.append(group)
             group.run(_there, plant)
         return group
 
@@ -61,7 +61,7 @@ def planted(case: Case, plant: Plant) -> Iterator[None]:
         del case.ranks  # the class's own shows again
         pull()
         for group in case.groups.values():
-            if group.alive and id(group) in told:
+            if group.alive and group in told:
                 group.run(_pull_there)
 
 
