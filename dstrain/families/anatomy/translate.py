@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from dstrain.config.schema import Recipe
+from dstrain.config.shape import in_micro_batches
 from dstrain.data.collate import UNSCORED
 from dstrain.data.pairs.feed import PairFeed
 from dstrain.data.pairs.pair_batch import PairBatch
@@ -21,7 +22,7 @@ from dstrain.families.own_class import shrunk
 from dstrain.train.family import Anatomy
 
 MOST_LAYERS = 2
-TOKENS, LENGTH, WINDOW, FIRST_PAIRS = 384, 48, 64, 600
+TOKENS, LENGTH, WINDOW, FIRST_PAIRS = 256, 48, 64, 600
 PADDING = 3
 """slots behind the longest row of a batch that is looked into: where rows are as long as the model, they lose as many"""
 
@@ -76,10 +77,9 @@ def _ended(batch: PairBatch, source_lengths_B: torch.Tensor, lengths_B: torch.Te
 
 
 def _intruded(recipe: Recipe, tokenizer: PairTokenizer) -> PairBatch:
-    """A step's longest pairs, two at least where it has them, with padding behind every source and target."""
-    with closing(PairFeed(recipe, tokenizer, 0, 1, None)) as feed:
-        batch = max((batch for _, step in zip(range(2), feed) for batch in step.micro_batches),
-                    key=lambda batch: (min(2, len(batch.rows_B)), batch.ids_BT.shape[1]))
+    """The pairs of a step, with padding behind every source and target."""
+    with closing(PairFeed(in_micro_batches(recipe, None), tokenizer, 0, 1, None)) as feed:
+        batch, = next(feed).micro_batches
     most = recipe.batch.length - PADDING
     return _padded(_ended(batch, _unequal(batch.source_lengths_B, most), _unequal(batch.lengths_B, most)), most)
 
@@ -123,7 +123,7 @@ def _alone(batch: PairBatch, b: int) -> PairBatch:
 
 
 TRANSLATE_ANATOMY = Anatomy(
-    shrink=_shrunk, at_full_size=_at_full_size, micro_sizes=(TOKENS // 8, TOKENS // 2), excerpt=_excerpt,
+    shrink=_shrunk, at_full_size=_at_full_size, micro_sizes=(TOKENS // 4, TOKENS // 2), excerpt=_excerpt,
     ragged=_ragged, intruded=_intruded, roles={"ids": "ids_BT", "source": "source_BS"},
     lengths=lambda batch: (batch.lengths_B, batch.source_lengths_B),
     loss=lambda recipe: ((1.0,), recipe.objective.label_smoothing), targets=_targets, wrong=_wrong, alone=_alone,
