@@ -12,7 +12,8 @@ DATA = (
     fault("no start token in rows", "the first token of an answer is never learned", "labels", of_data.no_start_token),
     fault("ends never scored", "ignore_index is the pad's id, which is the end's: generation never stops", "labels",
           of_data.ends_never_scored),
-    fault("padding scored in rows", "the loss looks better, for constant padding is easy", "labels", of_data.padding_scored),
+    fault("padding scored in rows", "the loss looks better, for constant padding is easy", "labels",
+          of_data.padding_scored),
     fault("no end between documents", "documents, or targets, follow each other without an end", "labels",
           of_data.documents_joined),
     fault("stride 1", "the window moves by one token: as many times too many steps an epoch as it is long", "labels",
@@ -52,7 +53,8 @@ MASKS = (
 )
 
 LOSS = (
-    fault("mean of means, in a step", "each micro-batch by its own count, then averaged", "gradient", of_loss.mean_of_means),
+    fault("mean of means, in a step", "each micro-batch by its own count, then averaged", "gradient",
+          of_loss.mean_of_means),
     fault("mean of means, by ranks", "the same recipe on more ranks is another curve", "same_curve",
           of_loss.mean_of_means),
     fault("mean of means, logged", "what is optimized is right, what is written down is not", "logged",
