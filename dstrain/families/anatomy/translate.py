@@ -24,7 +24,7 @@ from dstrain.train.family import Anatomy
 MOST_LAYERS = 2
 TOKENS, LENGTH, WINDOW, FIRST_PAIRS = 256, 48, 64, 600
 PADDING = 3
-"""slots behind the longest row of a batch that is looked into: where rows are as long as the model, they lose as many"""
+"""slots behind the longest row of a batch that is looked into: rows as long as the model lose as many"""
 
 
 def _shrunk(recipe: Recipe, folder: Path) -> Recipe:
