@@ -130,7 +130,7 @@ def _texts(recipe: Recipe, split: str, most_bytes: int, looked: Looked) -> Itera
             if read >= of_source:
                 looked.whole = False
                 break
-            until = read + of_file
+            until, ends = read + of_file, True
             for document, raw in corpus.documents(file):
                 if read >= until:
                     looked.whole = False
@@ -143,7 +143,10 @@ def _texts(recipe: Recipe, split: str, most_bytes: int, looked: Looked) -> Itera
                     continue
                 text = found.text if languages is None else f"{found.source}\n{found.target}"
                 read += len(text.encode())
-                yield corpus.where(file, document), text, languages is not None or found.ends
+                ends = languages is not None or found.ends
+                yield corpus.where(file, document), text, ends
+            if not ends:  # it goes on behind what is looked at: what comes next is another document
+                yield "", "", True
         looked.text_bytes += read
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,8 @@ def rebuilt(away: Path, expected: dict[str, Any]) -> tuple[dict[str, Any] | None
     root = str(Path(dstrain.__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
                    "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
-    code = "import sys; from dstrain.doctor.proofs.rebuild import use; use(*sys.argv[1:])"
+    code = ("import sys; from dstrain.commands.use import load_trained; from dstrain.doctor.proofs.rebuild import use; "
+            "use(load_trained, *sys.argv[1:])")
     try:
         done = subprocess.run([sys.executable, "-c", code, str(away / "checkpoint"), str(question), str(answer),
                                str(torch.get_num_threads())], cwd=empty, env=environment, capture_output=True,
@@ -142,9 +144,8 @@ def rebuilt(away: Path, expected: dict[str, Any]) -> tuple[dict[str, Any] | None
     return torch.load(answer, weights_only=True), ""
 
 
-def use(checkpoint: str, question: str, answer: str, threads: str) -> None:
-    """What `dstrain eval` and generation begin with; in the precision in which was asked before."""
-    from dstrain.commands.use import load_trained
+def use(load_trained: Callable[[Path, str], Any], checkpoint: str, question: str, answer: str, threads: str) -> None:
+    """`load_trained` is what `dstrain eval` and generation begin with. In the precision in which was asked before."""
     torch.set_num_threads(int(threads))
     asked = torch.load(question, weights_only=True)
     with quietly():

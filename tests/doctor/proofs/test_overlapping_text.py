@@ -101,6 +101,15 @@ def test_of_many_files_the_beginnings_of_all_are_looked_at_and_it_is_said(tmp_pa
     assert not finding.passed and "are in data.train (the first 0.4 MB)" in finding.figure
 
 
+def test_a_long_document_that_is_not_read_to_its_end_does_not_run_into_the_next(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("\n".join(sentences(1_000, seed=number)))
+    looked = overlap.Looked()
+    recipe = load_recipe("quickstart", [f"data.valid=[{{path: {tmp_path}/*.txt}}]"])
+    sample, = overlap.samples(recipe, "valid", 90_000, looked)
+    assert len(sample.ends) == len(sample.shown) == 3 and not looked.whole and sum(sample.sizes) == sample.ends[-1]
+
+
 def test_without_evaluation_text_nothing_is_proven(tmp_path):
     with pytest.raises(NotProven, match="data.valid is empty"):
         judged("data.valid=[]")
