@@ -113,8 +113,8 @@ def _add_doctor(commands) -> None:
     command.add_argument("--only", metavar="PROOF,...", action="append",
                          help="run these proofs alone (may be repeated)")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu",
-                         help="cpu (default): CPU ranks, wherever this runs; cuda: this machine's GPUs, with the kernels "
-                              "that training will run")
+                         help="cpu (default): CPU ranks, wherever this runs; cuda: this machine's GPUs, with the "
+                              "kernels that training will run")
     command.add_argument("--self-test", action="store_true",
                          help="plant each known fault and see its proof fail; without RECIPE on quickstart")
 

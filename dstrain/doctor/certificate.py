@@ -51,7 +51,8 @@ def write_certificate(folder: Path, new: dict) -> dict:
 
 def _as_json(examined: Examined, device: str) -> dict:
     told = {"name": examined.name, "claim": examined.claim, "proved_at": examined.at,
-            "device": device if PROOFS[examined.name].on_device else "cpu", "verdict": examined.verdict, "seconds": round(examined.seconds, 2)}
+            "device": device if PROOFS[examined.name].on_device else "cpu", "verdict": examined.verdict,
+            "seconds": round(examined.seconds, 2)}
     finding = examined.finding
     if finding is None:
         return told | {"why_not": examined.why_not}

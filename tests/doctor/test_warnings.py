@@ -1,4 +1,4 @@
-"""Figures that a user is shown before a run: each by numbers that a reader can check, and its advice where it is off."""
+"""Figures that a user is shown before a run: each by numbers that a reader can check, and advice where it is off."""
 
 from __future__ import annotations
 
