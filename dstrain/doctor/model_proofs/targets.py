@@ -38,7 +38,8 @@ def prove(subject: Subject) -> Finding:
         elif max(off) <= bound:
             further = float(seen.loss.detach() - law.detach())
             causes = [f"the gradient is right, but the number is {further:+.4f} off the law's "
-                      f"{float(law.detach()):.4f}: a further term in it (a balance of experts), or what is shown is not what is optimized"]
+                      f"{float(law.detach()):.4f}: a further term in it (a balance of experts), or what is shown is "
+                      "not what is optimized"]
             remedy = "show further terms beside the loss, not in it"
         else:
             causes, remedy = diagnosed(subject, seen.features, found, expected)

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from dstrain.doctor.examined import broke
 from dstrain.doctor.faults.in_models import FAULTS, report_on
 from dstrain.doctor.faults.toys import Decoder, EncoderDecoder, Moe, Packed, ThreeHeads, continued, evaluated, seeded
 
@@ -56,6 +57,7 @@ def test_a_fault_is_caught_and_its_cause_said(fault):
     finding = fault.attempt(None)
     assert time.process_time() - began < 5.0, "quick enough to be tried by everybody"
     assert not finding.passed, f"{fault.name}: {finding.figure}"
+    assert not broke(finding), "a proof that breaks has caught nothing"
     assert SAID[fault.name] in finding.cause, finding.cause
     assert finding.remedy and finding.tolerance
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from dstrain.doctor import prove
 from dstrain.doctor.faults.in_models import report_on
-from dstrain.doctor.faults.toys import (LONGEST, VOCAB, WIDTH, Decoder, Out, ThreeHeads, ahead, lm_batch, mean_nll,
-                                        seeded)
+from dstrain.doctor.faults.toys import (LONGEST, VOCAB, WIDTH, Decoder, Out, Packed, ThreeHeads, ahead, lm_batch,
+                                        mean_nll, seeded)
 from dstrain.doctor.faults.wrong_models import Bidirectional, ExpertChoice, IdMaskInDecoder, NormOverRows
 from dstrain.doctor.finding import Finding
 from dstrain.doctor.model_proofs.law import floor
@@ -127,6 +127,16 @@ def test_another_amount_of_padding_is_tried():
     assert not finding.passed and "the amount of padding" in finding.cause
 
 
+class OtherThanItsLongest(Decoder):
+    def embedded(self, ids: Tensor) -> Tensor:
+        return super().embedded(ids) * (2.0 if ids.shape[1] < 10 else 1.0)
+
+
+def test_rows_without_any_padding_are_tried_too():
+    finding = found(seeded(OtherThanItsLongest), "padding")
+    assert not finding.passed and "the amount of padding" in finding.cause
+
+
 class MeanOverWiderOnes(Decoder):
     def embedded(self, ids: Tensor) -> Tensor:
         return super().embedded(ids) * (2.0 if ids.shape[1] > LONGEST else 1.0)
@@ -169,6 +179,46 @@ def test_a_batch_norm_is_found_in_training_mode_and_its_statistics_stay_as_they_
     assert not found(model, "neighbours").passed
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert int(model.rows.num_batches_tracked) == 0
+
+
+class LateLeakOfDocuments(Packed):
+    """Less than a rounding error of all that stood before, in other documents as well."""
+
+    def hidden(self, ids: Tensor, segments: Tensor) -> Tensor:
+        x_BTC = super().hidden(ids, segments)
+        return x_BTC + 1e-12 * x_BTC.cumsum(1)
+
+
+class ChoiceAmongDocuments(Packed):
+    """Which of two ways a row goes hangs on its first real token: no gradient says so."""
+
+    def hidden(self, ids: Tensor, segments: Tensor) -> Tensor:
+        x_BTC = super().hidden(ids, segments)
+        return torch.where((ids[:, 1] > VOCAB // 2)[:, None, None], x_BTC, 1.5 * x_BTC)
+
+
+def test_documents_are_told_apart_by_gradient_and_by_change():
+    by_gradient, by_change = found(seeded(LateLeakOfDocuments), "documents"), found(seeded(ChoiceAmongDocuments),
+                                                                                   "documents")
+    assert not by_gradient.passed and "; 0 of 102 logits" in by_gradient.figure
+    assert not by_change.passed and by_change.figure.startswith("0 of 51 gradients")
+
+
+class SeldomUsed(Decoder):
+    """A parameter that only other tokens than the batch's first one need, as an expert that nobody chose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seldom = nn.Parameter(torch.zeros(WIDTH))
+        self.common = int(lm_batch(0)["ids"][0, 1])
+
+    def embedded(self, ids: Tensor) -> Tensor:
+        return super().embedded(ids) + self.seldom * (ids[0, 1] != self.common)
+
+
+def test_what_other_tokens_need_is_no_dead_parameter():
+    finding = found(seeded(SeldomUsed), "gradients")
+    assert finding.passed, finding.figure
 
 
 class Smoothed(Decoder):
