@@ -78,7 +78,7 @@ def test_pairs_are_counted_in_every_form_of_source(tmp_path, monkeypatch, form, 
     source = laid_out(tmp_path, form)
     small = Case.of(load_recipe("numbers-en-de", [
         f"data.train=[{source}]", f"data.valid=[{source}]", "tokenizer=bytes", "data.bad_share=0.05",
-        f"batch={{tokens: 512, micro_tokens: 512, window: 64, length: 60, over_long: {over_long}}}"]))
+        f"batch={{tokens: 512, micro_tokens: 512, window: 64, length: 40, over_long: {over_long}}}"]))
     try:
         small.open_data()
         finding = labels.prove(small)
