@@ -153,7 +153,7 @@ def test_starting_over_asks_first(place):
     (["eval", "runs/nowhere"], ["runs/nowhere", "not a run folder"]),
     (["generate", "runs/nowhere"], ["runs/nowhere"]),
     (["replay", "runs/nowhere", "--step", "1"], ["runs/nowhere"]),
-    (["doctor", "small.yaml", "--only", "mask"], ["mask", "masks"]),
+    (["doctor", "small.yaml", "--only", "mask"], ["mask", "padding"]),
 ])
 def test_a_mistake_is_one_line_and_exit_code_two(place, arguments, parts):
     done = dstrain(place, *arguments)

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-import dstrain
 from dstrain.config.engine_json import engine_json
+from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding, NotProven, exactly
@@ -128,7 +128,7 @@ def rebuilt(away: Path, expected: dict[str, Any]) -> tuple[dict[str, Any] | None
     question, answer, empty = away / "question.pt", away / "answer.pt", away / "empty"
     empty.mkdir()
     torch.save({"inputs": expected["inputs"], "dtype": str(expected["dtype"]).removeprefix("torch.")}, question)
-    root = str(Path(dstrain.__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[3])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
                    "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
     code = ("import sys; from dstrain.commands.use import load_trained; from dstrain.doctor.proofs.rebuild import use; "
@@ -140,7 +140,8 @@ def rebuilt(away: Path, expected: dict[str, Any]) -> tuple[dict[str, Any] | None
     except subprocess.TimeoutExpired as error:
         raise NotProven(f"the fresh process had no answer within {TIMEOUT_S:.0f} s") from error
     if done.returncode != 0:
-        return None, (done.stderr.strip().splitlines() or ["no message"])[-1]
+        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return None, last_line.removeprefix(f"{UserError.__module__}.UserError: ")
     return torch.load(answer, weights_only=True), ""
 
 
