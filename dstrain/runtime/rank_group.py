@@ -114,7 +114,10 @@ def _serve(pipe: Any, rank: int, world: int, port: int, threads: int, parent: in
         while not pipe.poll(1.0):
             if os.getppid() == 1 or not _is_alive(parent):
                 return
-        call = pipe.recv()
+        try:
+            call = pipe.recv()
+        except EOFError:  # the caller is gone, or gave this group up while it was starting
+            return
         if call is None:
             stop_ranks()
             return
