@@ -10,10 +10,10 @@ from typing import Literal
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding
 from dstrain.doctor.model_proofs import (
-    arguments, by_heart, documents, first_loss, future, gradients, neighbours, padding, targets)
+    arguments, by_heart, first_loss, future, gradients, neighbours, padding, targets)
 from dstrain.doctor.on_device import on
 from dstrain.doctor.proofs import (
-    continuations, curve, gradient, labels, logged, mode, overlap, rebuild, resume, same_curve, schedule)
+    continuations, curve, documents, gradient, labels, logged, mode, overlap, rebuild, resume, same_curve, schedule)
 
 At = Literal["data", "shrunk", "full"]
 """on what a proof is given: the data alone, the recipe in small, the recipe at its full size"""
@@ -50,7 +50,7 @@ _ALL = (
     _of_the_model("future", future),
     _of_the_model("padding", padding),
     _of_the_model("neighbours", neighbours),
-    _of_the_model("documents", documents),
+    _of_the_recipe("documents", documents),
     _of_the_model("targets", targets),
     _of_the_model("first_loss", first_loss, at="full"),
     _of_the_model("gradients", gradients, at="full"),

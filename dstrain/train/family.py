@@ -66,8 +66,8 @@ class Anatomy:
     alone: Callable[[Batch, int], Batch]
     """(micro-batch, b) -> its row b as a micro-batch of its own, without padding"""
     astray: Callable[[Recipe, Any, tuple[int, ...]], tuple[int, int]]
-    """(recipe on an excerpt, tokenizer, numbers of ranks) -> (targets lost or doubled in whole epochs of training and
-    in a validation, targets counted): against the documents themselves"""
+    """(recipe on an excerpt, tokenizer, numbers of ranks) -> (targets lost, doubled or out of place in whole epochs of
+    training and in a validation, targets counted): against the documents themselves"""
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,34 @@ def sources_beside_other_targets() -> None:
         put(owner, "collate_pairs", wrong)
 
 
+def segments_joined() -> None:
+    """All documents of a row are one: the model's mask is right, and is told nothing."""
+    _on_rows(lambda batch: replace(batch, segments_BT=batch.segments_BT.clamp(max=0)))
+
+
+def positions_go_on() -> None:
+    """Places are counted through the row: documents begin at any place but the first."""
+    _on_rows(lambda batch: replace(batch, positions_BT=torch.arange(batch.positions_BT.shape[1]).where(
+        batch.segments_BT >= 0, batch.positions_BT)))
+
+
+def rows_begin_anew() -> None:
+    """A row that begins in the midst of a document begins with a start token all the same."""
+    def change(batch: Batch, eot: int) -> Batch:
+        ids_BT = batch.ids_BT.clone()
+        ids_BT[:, 0] = eot
+        return replace(batch, ids_BT=ids_BT)
+
+    for owner in (batching, validation):
+        _change(owner, "collate", change)
+
+
+def second_epoch_halved() -> None:
+    """From the second epoch on every other document is left out."""
+    inner = Stream._read_block
+    put(Stream, "_read_block", lambda self: inner(self)[::2] if self.epoch else inner(self))
+
+
 def evaluation_text_trained_on(case: Case) -> Finding:
     """The training sources are taken from all there is, the evaluation's among them."""
     full = case.full or case.recipe
@@ -132,6 +160,11 @@ def evaluation_text_trained_on(case: Case) -> Finding:
 def _on_training(change: Callable[[Any], Any]) -> None:
     for owner, name in ((batching, "collate"), (feed, "collate_pairs")):
         _change(owner, name, lambda batch, eot: change(batch))
+
+
+def _on_rows(change: Callable[[Batch], Batch]) -> None:
+    for owner in (batching, validation):
+        _change(owner, "collate", lambda batch, eot: change(batch))
 
 
 def _change(owner: Any, name: str, change: Callable[[Any, int], Any]) -> None:

@@ -14,7 +14,7 @@ from dstrain.doctor.finding import Finding
 from dstrain.train.family import Batch
 
 CLAIM = ("labels are the next token of the same document; an epoch and a validation score every target once, "
-         "padding never")
+         "padding never; inputs, segments and positions follow the documents")
 STEPS, VALID_BATCHES = 6, 8
 
 
@@ -27,11 +27,12 @@ def prove(case: Case) -> Finding:
         compared += batch.labels_BT.numel()
     astray, counted = anatomy.astray(small, tokenizer, case.worlds)
     passed = wrong == astray == 0 and compared > 0 and counted > 0
-    return Finding(passed, f"{wrong:,} of {compared:,} labels wrong; {astray:,} of {counted:,} targets lost or "
-                   f"doubled, counted on the first documents of each source", "none",
+    return Finding(passed, f"{wrong:,} of {compared:,} labels wrong; {astray:,} of {counted:,} targets lost, "
+                   f"doubled or out of place, counted on the first documents of each source", "none",
                    "" if passed else "a missing or double shift, a label that crosses a document, a missing start, "
-                   "ends that are never scored, padding that is, sources beside others' targets, or rows that are lost "
-                   "or scored twice on some number of ranks")
+                   "ends that are never scored, padding that is, sources beside others' targets, rows that are lost "
+                   "or scored twice on some number of ranks, an epoch or a long document that is not whole, or segments "
+                   "and positions that do not begin where a document does")
 
 
 def _at_its_own_length(case: Case) -> Recipe:

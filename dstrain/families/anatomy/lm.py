@@ -19,6 +19,8 @@ from dstrain.families.own_class import shrunk
 from dstrain.train.family import Anatomy
 
 LANES = (4, 2, 1)
+LONG_DOCUMENT = 200_000
+"""characters"""
 SMALL = {"preset": None, "width": 32, "heads": 2, "layers": 2, "ff": 64}
 
 
@@ -40,7 +42,7 @@ def _small_data(recipe: Recipe) -> Any:
 
 
 def _excerpt(recipe: Recipe, folder: Path, few: bool = False) -> Recipe:
-    sizes = {"documents": 8, "first_characters": 2_000, "characters": 200} if few else {}
+    sizes = {"documents": 8, "first_characters": 2_000, "characters": 200} if few else {"long": LONG_DOCUMENT}
     made = {}
     for split in ("train", "valid"):
         folders = [folder / f"{split}-{number}" for number in range(len(getattr(recipe.data, split)))]

@@ -12,12 +12,17 @@ from dstrain.config.schema import Source
 from dstrain.data.reading.sources import Corpus, Malformed
 
 
-def excerpt(source: Source, folder: Path, documents: int = 32, first_characters: int = 20_000,
+def excerpt(source: Source, folder: Path, documents: int = 32, long: int = 0, first_characters: int = 20_000,
             characters: int = 1_000) -> Source:
-    """A source with the same settings of at most that many documents: the first one long, the others short."""
+    """A source with the same settings of at most that many documents: the first one long, the others short. `long`
+    characters are put in front of the first, out of the beginnings of all, as often as it takes: what a reader or a
+    lane does with a document that is longer than others shows on no ordinary text."""
     corpus = Corpus(source, 0, "excerpt")
     texts = [text[:characters if number else first_characters]
              for number, text in enumerate(islice(_texts(corpus, first_characters), documents))]
+    if long and texts:
+        flowing = " ".join(" ".join(texts).split()) + " "
+        texts[0] = (flowing * (long // len(flowing) + 1))[:long] + texts[0]
     if corpus.has_rows(0):
         lines = [json.dumps({source.text_field: text}) + "\n" for text in texts]
         _write(folder / "text.jsonl", "".join(lines))
