@@ -105,7 +105,7 @@ def _add_training(commands) -> None:
 
 def _add_doctor(commands) -> None:
     command = _add(commands, "doctor", _doctor, "prove the recipe's training before the GPU hours",
-                   "dstrain doctor quickstart\n  dstrain doctor my.yaml optim.lr=1e-3 --only masks,gradient\n"
+                   "dstrain doctor quickstart\n  dstrain doctor my.yaml optim.lr=1e-3 --only padding,gradient\n"
                    "  dstrain doctor my.yaml --device cuda\n  dstrain doctor --self-test")
     _add_recipe(command, needed=False)
     command.add_argument("--deepspeed_config", metavar="FILE",

@@ -60,7 +60,7 @@ def say_run(run: Run, first: Any) -> None:
     if recipe.log.samples and recipe.data.valid and not engine.holds_whole_model:
         say("samples    written by all ranks together, each layer gathered for each token; none with log.samples=0")
     flops = steps_left * stats["scored"] * run.family.flops_a_target(recipe, parameters)
-    say(f"time       roughly {duration(expected_seconds(flops, engine.dtype, run.ranks))} for {steps_left:,} steps, "
+    say(f"time       roughly {duration(expected_seconds(flops, engine.dtype, run.ranks.device, world))} for {steps_left:,} steps, "
         f"guessed from what matrix products run at here, without validations; the progress line measures it")
 
 
@@ -72,16 +72,16 @@ def unproven_in_words(folder: Path, recipe: Recipe, goes_on: bool) -> str | None
     return None if why is None else f"not proven: {why}; `dstrain doctor` with the same recipe proves it"
 
 
-def expected_seconds(flops: float, dtype: torch.dtype, ranks: Ranks) -> float:
+def expected_seconds(flops: float, dtype: torch.dtype, device: torch.device, world: int) -> float:
     """Time for so much work if all ranks do it at 0.6 of this rank's rate for large matrix products."""
-    size = 4096 if ranks.device.type == "cuda" else 768
-    matrix = torch.ones(size, size, dtype=dtype, device=ranks.device)
+    size = 4096 if device.type == "cuda" else 768
+    matrix = torch.ones(size, size, dtype=dtype, device=device)
     took_s = []
     for _ in range(4):
         began = time.perf_counter()
         float((matrix @ matrix)[0, 0])  # reading the result waits for the device
         took_s.append(time.perf_counter() - began)
-    return flops / (0.6 * ranks.world * 2 * size**3 / min(took_s))
+    return flops / (0.6 * world * 2 * size**3 / min(took_s))
 
 
 def freeze(folder: RunFolder, recipe: Recipe, config: dict, ranks: Ranks) -> None:

@@ -13,7 +13,7 @@ from dstrain.config.load import load_recipe
 from dstrain.doctor.case import Case
 from dstrain.doctor.warnings import disk, environment, memory, proportions, sizes, speed, text
 from dstrain.doctor.warnings.all_figures import THEMES, all_figures
-from dstrain.doctor.warnings.look import Look, Pass, look_at
+from dstrain.doctor.warnings.look import Look, look_at
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +105,38 @@ def test_too_little_memory_and_disk_are_said(seen):
 
 
 def test_rows_that_come_slower_than_the_device_takes_them_are_said(seen):
-    quick = replace(seen, feed_s=0.5, full_pass=Pass(seconds=1.0, positions=128, saved_bytes=0))
-    assert quick.step_s == 2.0  # a step of 256 positions
-    assert "0.500 s for the rows of a step, 2.00 s to train" in one(speed, "data speed", quick).figure
+    quick = replace(seen, feed_s=0.5, step_s=2.0)
+    assert "0.500 s for the rows of a step; roughly 2 s to train" in one(speed, "data speed", quick).figure
     assert not one(speed, "data speed", quick).advice
     assert "data.workers" in one(speed, "data speed", replace(quick, feed_s=3.0)).advice
 
 
+def test_a_step_takes_longer_the_more_it_computes(seen):
+    longer = replace(seen.recipe, batch=replace(seen.recipe.batch, rows=256))
+    case = Case.of(longer)
+    try:
+        found = look_at(longer, case, seen.run_folder)
+    finally:
+        case.close()
+    assert found.steps >= 2 and found.feed_s > 0  # one step alone says nothing of the feed: its first rows are filled
+    assert 8 < found.step_s / seen.step_s < 128  # 32 times as many rows, guessed on a shared machine
+
+
+def test_what_is_offloaded_is_counted_on_the_host(seen):
+    look = replace(seen, config=engine_json(seen.recipe, 1, "cuda", "zero2_offload_bf16"), parameters=2**20)
+    assert "offloaded to the memory of its host: 18.0 MiB a rank" in one(memory, "memory", look).figure
+    assert "host" not in one(memory, "memory", seen).figure
+
+
+def test_a_tokenizer_that_was_learned_from_the_text_is_not_advised_to_be(seen):
+    many = with_totals(replace(seen, words=10), scored=100)
+    assert "learned from this text" in one(text, "tokenizer", many).advice
+    learned = replace(many, recipe=replace(seen.recipe, tokenizer="bpe:400"))
+    assert "a larger vocabulary than bpe:400" in one(text, "tokenizer", learned).advice
+
+
 def test_a_job_that_ends_before_the_run_does_is_said(seen, monkeypatch):
-    look = replace(seen, full_pass=Pass(seconds=60.0, positions=128, saved_bytes=0))  # 6 steps of 2 minutes
+    look = replace(seen, step_s=120.0)  # 6 steps of 2 minutes
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 600))
     assert "10 min left in this job" in (found := one(environment, "time limit", look)).figure and found.advice
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 6000))

@@ -19,7 +19,7 @@ from dstrain.train.progress import duration
 
 
 def figures(look: Look) -> list[Figure]:
-    return [_python(), _packages(look), _compiler(look), _accelerator(look), *_time_limit(look, os.environ)]
+    return [_python(), _packages(look), _compiler(look), _accelerator(), *_time_limit(look, os.environ)]
 
 
 def _python() -> Figure:
@@ -42,13 +42,11 @@ def _compiler(look: Look) -> Figure:
                   if look.recipe.engine.compile and not found else "")
 
 
-def _accelerator(look: Look) -> Figure:
+def _accelerator() -> Figure:
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
         return Figure("accelerator", f"{torch.cuda.device_count()} x {name}, CUDA {versions()['cuda']}")
-    half = look.config["bf16"]["enabled"]
-    return Figure("accelerator", "none: CPU", "bf16 on a CPU is slower than fp32 on most: engine.config=zero1_fp32"
-                  if half else "")
+    return Figure("accelerator", "none: CPU")
 
 
 def _time_limit(look: Look, environment: Mapping[str, str]) -> list[Figure]:
@@ -60,7 +58,7 @@ def _time_limit(look: Look, environment: Mapping[str, str]) -> list[Figure]:
     if not limits:
         return [Figure("time limit", "none known")]
     text = ", ".join(f"{duration(max(0.0, seconds))} {what}" for what, seconds in limits)
-    needed = None if look.step_s is None else look.step_s * look.recipe.run.steps
-    short = needed is not None and needed > min(seconds for _, seconds in limits)
+    needed = look.step_s * look.recipe.run.steps
+    short = needed > min(seconds for _, seconds in limits)
     return [Figure("time limit", text, f"the run takes about {duration(needed)} here: it will save and leave; the same "
                    "command goes on, or submit with --chain" if short else "")]

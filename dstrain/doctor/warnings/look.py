@@ -12,7 +12,6 @@ import torch
 
 from dstrain.config.engine_json import engine_json
 from dstrain.config.schema import Recipe
-from dstrain.config.shape import positions_a_step
 from dstrain.data.hashing import wrap_int64
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import NotProven
@@ -20,6 +19,7 @@ from dstrain.doctor.on_device import on
 from dstrain.doctor.recipe_subject import parameters_of, subject_of
 from dstrain.doctor.subject import Subject
 from dstrain.guard.machine import GIB, Memory
+from dstrain.train.announce import expected_seconds
 from dstrain.train.family import Family
 
 MOST_STEPS, MOST_SECONDS = 8, 3.0
@@ -55,8 +55,10 @@ class Look:
     bytes_a_target: float
     rows_hash: str
     """of those steps: the data sample"""
-    feed_s: float | None
-    """for a step's rows, once the feed runs; None where only one step was looked at"""
+    feed_s: float
+    """for a step's rows, once the feed runs"""
+    step_s: float
+    """for a step on this machine, guessed as a run's first screen does: by what matrix products run at"""
     full_pass: Pass | None = None
 
     @property
@@ -64,30 +66,34 @@ class Look:
         """Scored in the whole run, if its steps are like the first ones."""
         return self.totals["scored"] / self.steps * self.recipe.run.steps
 
-    @property
-    def step_s(self) -> float | None:
-        """Of one rank, all passes of a step one after the other, without the update."""
-        if self.full_pass is None:
-            return None
-        return self.full_pass.seconds * positions_a_step(self.recipe) / self.full_pass.positions / self.world
-
 
 def look_at(recipe: Recipe, case: Case, run_folder: Path) -> Look:
     """At the recipe in full, by the way in which a run on one rank would read and build it."""
     family, tokenizer, world = case.family, case.tokenizer(), max(1, torch.cuda.device_count())
     full_pass = _full_pass(recipe, case, tokenizer)
     config = engine_json(recipe, world, "cuda")  # the memory of fp16 is asked for on a login node, too
-    return Look(recipe, family, config, world, run_folder, parameters_of(recipe, family, tokenizer),
-                *_rows(recipe, family, tokenizer), full_pass)
+    parameters = parameters_of(recipe, family, tokenizer)
+    totals, steps, *of_rows = _rows(recipe, family, tokenizer)
+    flops = totals["scored"] / steps * family.flops_a_target(recipe, parameters)
+    here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    step_s = expected_seconds(flops, _dtype(config, here), here, world)
+    return Look(recipe, family, config, world, run_folder, parameters, totals, steps, *of_rows, step_s, full_pass)
 
 
-def _rows(recipe: Recipe, family: Family, tokenizer: Any) -> tuple[dict[str, int], int, int, float, str, float | None]:
+def _dtype(config: dict[str, Any], device: torch.device) -> torch.dtype:
+    """Of the matrix products; no CPU trains in fp16."""
+    if config["bf16"]["enabled"] or config["torch_autocast"]["enabled"]:
+        return torch.bfloat16
+    return torch.float16 if config["fp16"]["enabled"] and device.type == "cuda" else torch.float32
+
+
+def _rows(recipe: Recipe, family: Family, tokenizer: Any) -> tuple[dict[str, int], int, int, float, str, float]:
     """Totals, steps, words, bytes a target, hash and seconds a step of the first steps' rows."""
     totals: dict[str, int] = {}
     rows, words, seen_bytes, times, began = 0, 0, 0, [], time.perf_counter()
     bytes_of_token = torch.as_tensor(tokenizer.token_bytes())
     with closing(family.train_feed(recipe, tokenizer, 0, 1, None)) as feed:
-        while len(times) < MOST_STEPS and (not times or time.perf_counter() - began < MOST_SECONDS):
+        while len(times) < 2 or len(times) < MOST_STEPS and time.perf_counter() - began < MOST_SECONDS:
             step = next(feed)
             times.append(time.perf_counter())
             rows = wrap_int64(rows * 31 + step.rows_hash)
@@ -99,7 +105,7 @@ def _rows(recipe: Recipe, family: Family, tokenizer: Any) -> tuple[dict[str, int
                     texts = _texts(labels_T[labels_T >= 0], bytes_of_token)
                     seen_bytes += sum(int(bytes_of_token[text].sum()) for text in texts)
                     words += sum(len(tokenizer.decode(text.tolist()).split()) for text in texts)
-    feed_s = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+    feed_s = (times[-1] - times[0]) / (len(times) - 1)
     return totals, len(times), words, seen_bytes / max(1, totals["scored"]), f"{rows & (2**64 - 1):016x}", feed_s
 
 

@@ -31,6 +31,8 @@ def figures(look: Look) -> list[Figure]:
         more = f"; on {SEVERAL} ranks about {in_units(on_several)} each"
     text = f"about {in_units(needed)} a rank on {look.world} at stage {stage} ({parts}){more}"
     text += "" if there is None else f"; {device} has {in_units(there)}"
+    if (on_host := bytes_of_a_parameter(look.config) * look.parameters / look.world):
+        text += f"; offloaded to the memory of its host: {in_units(on_host)} a rank"
     short = there is not None and needed > SHARE * there
     return [Figure("memory", text, "too little: a smaller batch.micro_rows or micro_tokens, "
                    "model.checkpoint_activations=true, a higher ZeRO stage on more ranks, or an offload engine file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dstrain.config.schema import Recipe
 from dstrain.doctor.warnings.figure import Figure
 from dstrain.doctor.warnings.look import Look
 
@@ -29,5 +30,11 @@ def _words(look: Look) -> Figure:
     tokens_a_word, bytes_a_word = look.totals["scored"] / words, look.totals["scored"] * look.bytes_a_target / words
     return Figure("tokenizer", f"{look.bytes_a_target:.2f} bytes a token, {bytes_a_word:.1f} bytes and "
                   f"{tokens_a_word:.2f} tokens a word",
-                  f"more than {MANY_TOKENS:g} tokens a word, and each costs a position: a tokenizer learned from "
-                  "this text (bpe:8192), or of its language, needs fewer" if tokens_a_word > MANY_TOKENS else "")
+                  f"more than {MANY_TOKENS:g} tokens a word, and each costs a position: {_fewer(look.recipe)}"
+                  if tokens_a_word > MANY_TOKENS else "")
+
+
+def _fewer(recipe: Recipe) -> str:
+    if str(recipe.tokenizer).startswith("bpe:"):
+        return f"a larger vocabulary than {recipe.tokenizer} needs fewer, where the text is enough for it"
+    return "a tokenizer learned from this text (bpe:8192), or of its language, needs fewer"
