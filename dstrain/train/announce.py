@@ -60,8 +60,9 @@ def say_run(run: Run, first: Any) -> None:
     if recipe.log.samples and recipe.data.valid and not engine.holds_whole_model:
         say("samples    written by all ranks together, each layer gathered for each token; none with log.samples=0")
     flops = steps_left * stats["scored"] * run.family.flops_a_target(recipe, parameters)
-    say(f"time       roughly {duration(expected_seconds(flops, engine.dtype, run.ranks.device, world))} for {steps_left:,} steps, "
-        f"guessed from what matrix products run at here, without validations; the progress line measures it")
+    left = duration(expected_seconds(flops, engine.dtype, run.ranks.device, world))
+    say(f"time       roughly {left} for {steps_left:,} steps, guessed from what matrix products run at here, "
+        "without validations; the progress line measures it")
 
 
 def unproven_in_words(folder: Path, recipe: Recipe, goes_on: bool) -> str | None:
