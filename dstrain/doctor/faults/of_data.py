@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import torch
 
+from dstrain.config.schema import Source
 from dstrain.data import batching, lanes, parsed, validation
 from dstrain.data.collate import UNSCORED, Batch, Row, part_of
 from dstrain.data.hashing import permutation
 from dstrain.data.lanes import Stream
 from dstrain.data.pairs import blocks, feed, pair_validation, stream
 from dstrain.data.pairs.pair_batch import PairBatch
+from dstrain.data.reading.sources import Corpus
 from dstrain.doctor.case import Case
 from dstrain.doctor.faults.planting import judged_by, put
-from dstrain.doctor.finding import Finding
+from dstrain.doctor.finding import Finding, NotProven
 
 
 def labels_not_shifted() -> None:
@@ -155,6 +159,26 @@ def evaluation_text_trained_on(case: Case) -> Finding:
     full = case.full or case.recipe
     data = replace(full.data, train=(*full.data.train, *full.data.valid))
     return judged_by("overlap", replace(case, full=replace(full, data=data)))
+
+
+def evaluation_text_reworded(case: Case) -> Finding:
+    """Of every second evaluation document one word in 40 is another in the training text: no document is there whole."""
+    if not case.family.anatomy.roles.get("segments"):
+        raise NotProven(f"the family {case.family.name} has no segments")
+    full = case.full or case.recipe
+    path = case.new_folder("reworded") / "text.jsonl"
+    texts = [text for text, number in zip(_texts_of(full.data.valid), cycle((0, 1))) if number]
+    path.write_text("".join(json.dumps({"text": " ".join("other" if place % 40 == 20 else word for place, word
+                                                         in enumerate(text.split()))}) + "\n" for text in texts))
+    train = (*full.data.train, Source(path=str(path)))
+    return judged_by("overlap", replace(case, full=replace(full, data=replace(full.data, train=train))))
+
+
+def _texts_of(sources: Sequence[Source]) -> Iterator[str]:
+    for number, source in enumerate(sources):
+        corpus = Corpus(source, number, "valid")
+        for file in range(corpus.file_count):
+            yield from (corpus.text_of(raw).text for _, raw in corpus.documents(file))
 
 
 def _on_training(change: Callable[[Any], Any]) -> None:

@@ -20,10 +20,14 @@ WORDS = 13
 MOST_VALID, MOST_TRAIN = 5_000_000, 30_000_000
 """bytes of text that are looked at; of a source with many files, of up to 32 of them alike"""
 FILES = 32
-MOST_WHOLE, MOST_GRAMS = 0.02, 0.5
+TABLES = "encodings"
+"""a folder of the embedded standard library: tables that a program made and that repeat each other, 80 % of a file and
+more; they are 19 % of the evaluation text there, which says nothing about a split. Left out, and said"""
+COPIED_FROM = 0.5
+"""share of a document's n-grams: one word that is changed in 40 leaves more than half of them"""
+MOST_COPIED, MOST_GRAMS = 0.02, 0.1
 WHY = ("headings and other short texts stand in both sides of clean splits: 0.8 % in WikiText-2 by lines, none in its "
-       "articles, in Multi30k and in Wikipedia; n-grams are 0.0 to 0.4 % there, and 19 % in the standard library, "
-       "which has tables made by a program")
+       "articles, in Multi30k and in Wikipedia; n-grams are 0.0 to 0.8 % there, and in source code")
 _CHUNK = 200_000
 _MULTIPLIERS = np.random.default_rng(13).integers(1, 2**63, WORDS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
@@ -54,6 +58,8 @@ class Looked:
 
     text_bytes: int = 0
     whole: bool = True
+    left_out: int = 0
+    """files that a program made"""
 
 
 def prove(case: Case) -> Finding:
@@ -66,14 +72,14 @@ def prove(case: Case) -> Finding:
         raise NotProven("data.valid holds no text")
     grams, inside = valid.grams()
     found = inside & found_in(grams, inside, samples(recipe, "train", MOST_TRAIN, of_train))
-    whole, examples, near = _copied_documents(valid, inside, found)
+    copied, whole, example = _copied_documents(valid, found)
     share = float(found.sum() / inside.sum())
-    passed = whole <= MOST_WHOLE and share <= MOST_GRAMS
+    passed = copied <= MOST_COPIED and share <= MOST_GRAMS
     figure = (f"{share:.1%} of {int(inside.sum()):,} n-grams of data.valid ({_said(of_valid)}) are in data.train "
               f"({_said(of_train)}); {whole:.1%} of its words stand in documents that are there whole, "
-              f"{near:.1%} in such that nearly are{examples}")
+              f"{copied:.1%} in such of which half or more is{example}{_left_out_of(of_valid, of_train)}")
     return Finding(passed, figure,
-                   f"{MOST_WHOLE:.0%} of the words in whole documents, {MOST_GRAMS:.0%} of the n-grams: {WHY}",
+                   f"{MOST_COPIED:.0%} of the words in documents that are there, {MOST_GRAMS:.0%} of the n-grams: {WHY}",
                    "" if passed else "documents of the evaluation were trained on: their loss is what was learned by "
                    "heart, not what was understood",
                    "" if passed else "take them out of data.train, or split the data anew, by document and without "
@@ -130,6 +136,9 @@ def _texts(recipe: Recipe, split: str, most_bytes: int, looked: Looked) -> Itera
             if read >= of_source:
                 looked.whole = False
                 break
+            if source.embedded == "python-stdlib" and f"/{TABLES}/" in corpus.where(file, 0):
+                looked.left_out += 1
+                continue
             until, ends = read + of_file, True
             for document, raw in corpus.documents(file):
                 if read >= until:
@@ -150,18 +159,23 @@ def _texts(recipe: Recipe, split: str, most_bytes: int, looked: Looked) -> Itera
         looked.text_bytes += read
 
 
-def _copied_documents(valid: Sample, inside: np.ndarray, found: np.ndarray) -> tuple[float, str, float]:
-    """(share of words in documents all of whose n-grams were found, examples in words, share where nearly all were)."""
+def _copied_documents(valid: Sample, found: np.ndarray) -> tuple[float, float, str]:
+    """(share of words in documents with at least half of their n-grams found, with all of them, an example)."""
     ends = np.array(valid.ends)
     starts = np.concatenate([[0], ends[:-1]])
     sums = np.concatenate([[0], np.cumsum(found)])
     share = (sums[ends - WORDS + 1] - sums[starts]) / (ends - WORDS + 1 - starts)
     sizes = np.array(valid.sizes)
-    copies = sorted(np.flatnonzero(share >= 0.8), key=lambda n: (share[n] < 1.0, -sizes[n]))
-    example = "".join(f"; {'whole' if share[n] == 1.0 else 'nearly'}: {place} (\"{begins}...\")"
+    copies = sorted(np.flatnonzero(share >= COPIED_FROM), key=lambda n: (-share[n], -sizes[n]))
+    example = "".join(f"; {share[n]:.0%} of it: {place} (\"{begins}...\")"
                       for n in copies[:1] for place, begins in [valid.shown[n]])
-    return (float(sizes[share == 1.0].sum() / sizes.sum()), example,
-            float(sizes[(share >= 0.8) & (share < 1.0)].sum() / sizes.sum()))
+    words = float(sizes.sum())
+    return float(sizes[share >= COPIED_FROM].sum()) / words, float(sizes[share == 1.0].sum()) / words, example
+
+
+def _left_out_of(*splits: Looked) -> str:
+    left_out = sum(looked.left_out for looked in splits)
+    return f"; {left_out} files of tables in the standard library's {TABLES} are left out" if left_out else ""
 
 
 def _said(looked: Looked) -> str:

@@ -56,6 +56,35 @@ def test_a_split_in_which_every_fiftieth_word_was_changed_fails_by_its_n_grams(t
     assert not finding.passed and "0.0% of its words stand in documents that are there whole" in finding.figure
 
 
+def test_copies_with_one_word_changed_in_each_fail(tmp_path):
+    valid = sentences(100, seed=1)
+    reworded = [" ".join("other" if place == 20 else word for place, word in enumerate(text.split()))
+                for text in valid[:3]]
+    finding = of_texts(tmp_path, [*sentences(2_000, seed=2), *reworded], valid)
+    assert not finding.passed and finding.figure.startswith("1.6% of 2,800 n-grams")
+    assert "in documents that are there whole, 3.0% in such of which half or more is; 54% of it: " in finding.figure
+    assert of_texts(tmp_path, [*sentences(2_000, seed=2), *reworded[:2]], valid).passed
+
+
+def test_passages_that_are_less_than_half_of_any_document_fail_by_their_n_grams(tmp_path):
+    valid = sentences(100, seed=1, words=200)
+    passages = [" ".join(text.split()[:60]) for text in valid]
+    assert not of_texts(tmp_path, [*sentences(500, seed=2), *passages], valid).passed
+    assert of_texts(tmp_path, [*sentences(500, seed=2), *passages[:30]], valid).passed
+
+
+def test_the_tables_of_the_embedded_corpus_are_left_out_and_that_is_said(tmp_path):
+    """Named like them elsewhere they are not."""
+    (tmp_path / "encodings").mkdir()
+    text = "\n".join(sentences(50, seed=1))
+    for name in ("one", "two"):
+        (tmp_path / "encodings" / f"{name}.txt").write_text(text)
+    split = [f"data.{split}=[{{path: {tmp_path}/encodings/{name}.txt}}]" for split, name in (("train", "one"),
+                                                                                            ("valid", "two"))]
+    assert not judged(*split).passed
+    assert "files of tables in the standard library's encodings are left out" in judged().figure
+
+
 def test_copies_are_found_over_the_borders_of_a_long_documents_pieces(tmp_path):
     """A .txt file is handed out in pieces, which end elsewhere when something stands before."""
     text = "\n".join(sentences(2_000, seed=1))
