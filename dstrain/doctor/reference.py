@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import closing
 
 import torch
@@ -17,33 +18,38 @@ from dstrain.train.family import Batch
 UNSCORED = -100
 
 
-def reference_step(recipe: Recipe, ragged: bool = True) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradient of step 1: each row of the global batch by itself and without padding."""
+def reference_step(recipe: Recipe, ragged: bool = True, step: int = 1,
+                   weights: dict[str, torch.Tensor] | None = None) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradient of that step, at those weights or the initial ones: each row of the global batch by itself
+    and without padding."""
     recipe = in_micro_batches(recipe, None)
     family = family_of(recipe)
     tokenizer, anatomy = family.open_tokenizer(recipe, None), family.anatomy
     model = fresh_trainee(recipe, family, tokenizer).double().train().model
+    with torch.no_grad():
+        for name, parameter in model.named_parameters() if weights else ():
+            parameter.copy_(weights[name])
     with closing(family.train_feed(recipe, tokenizer, 0, 1, None)) as feed:
-        batch, = next(feed).micro_batches
-    batch = anatomy.ragged(batch, 1) if ragged else batch
-    weights, smoothing = anatomy.loss(recipe)
-    sums, counts = torch.zeros(len(weights), dtype=torch.float64), torch.zeros(len(weights), dtype=torch.int64)
+        batch, = next(itertools.islice(feed, step - 1, None)).micro_batches
+    batch = anatomy.ragged(batch, step) if ragged else batch
+    shares, smoothing = anatomy.loss(recipe)
+    sums, counts = torch.zeros(len(shares), dtype=torch.float64), torch.zeros(len(shares), dtype=torch.int64)
     for b in range(len(batch.rows_B)):
         row = anatomy.alone(batch, b)
         if row.labels_BT.shape[1] and int(row.rows_B) >= 0:
             of_row = [_of_head(model, hidden_BTC, targets_BT, smoothing) for hidden_BTC, targets_BT in
-                      zip(_hidden(model, row, recipe), anatomy.targets(row, tokenizer), strict=True)]
+                      zip(_hidden(model, row, recipe, step), anatomy.targets(row, tokenizer), strict=True)]
             sums = sums + torch.stack([loss for loss, _ in of_row])
             counts += torch.tensor([count for _, count in of_row])
-    loss = sum(weight * total / count for weight, total, count in zip(weights, sums, counts.clamp(min=1)))
+    loss = sum(weight * total / count for weight, total, count in zip(shares, sums, counts.clamp(min=1)))
     loss.backward()
     return float(loss.detach()), {name: parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
                                   for name, parameter in model.named_parameters()}
 
 
-def _hidden(model: torch.nn.Module, row: Batch, recipe: Recipe) -> tuple[torch.Tensor, ...]:
-    """Of each prediction head, with the dropout that this row has in step 1."""
-    return tuple(model(**row.inputs(), keys_B=row_keys(recipe.run.seed, 1, row.rows_B)))
+def _hidden(model: torch.nn.Module, row: Batch, recipe: Recipe, step: int) -> tuple[torch.Tensor, ...]:
+    """Of each prediction head, with the dropout that this row has in that step."""
+    return tuple(model(**row.inputs(), keys_B=row_keys(recipe.run.seed, step, row.rows_B)))
 
 
 def _of_head(model: torch.nn.Module, hidden_BTC: torch.Tensor, targets_BT: torch.Tensor,

@@ -13,7 +13,8 @@ from dstrain.doctor.model_proofs import (
     arguments, by_heart, first_loss, future, gradients, neighbours, padding, targets)
 from dstrain.doctor.on_device import on
 from dstrain.doctor.proofs import (
-    continuations, curve, documents, gradient, labels, logged, mode, overlap, rebuild, resume, same_curve, schedule)
+    continuations, curve, documents, gradient, labels, logged, loop, mode, overlap,
+    rebuild, resume, same_curve, schedule, update)
 
 At = Literal["data", "shrunk", "full"]
 """on what a proof is given: the data alone, the recipe in small, the recipe at its full size"""
@@ -59,7 +60,9 @@ _ALL = (
     _of_the_recipe("mode", mode),
     _of_the_recipe("curve", curve, at="full"),
     _of_the_recipe("gradient", gradient),
+    _of_the_recipe("update", update),
     _of_the_recipe("schedule", schedule),
+    _of_the_recipe("loop", loop),
     _of_the_recipe("logged", logged),
     _of_the_recipe("rebuild", rebuild),
     _of_the_recipe("same_curve", same_curve),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +31,12 @@ class Trace:
     """this rank's fragments of the first step's gradient: name, start, values"""
     weights: list[tuple[str, int, torch.Tensor]]
     """this rank's fragments of the final fp32 weights"""
+    moments: dict[str, list[tuple[str, int, torch.Tensor]]] = field(default_factory=dict)
+    """the same of the optimizer's moments, by kind; where they were asked for"""
+    gradients: list[list[tuple[str, int, torch.Tensor]]] = field(default_factory=list)
+    """the same of each step's gradient"""
+    start: list[tuple[str, int, torch.Tensor]] = field(default_factory=list)
+    """the same of the fp32 weights before the first step"""
 
     @property
     def lrs_used(self) -> list[float]:
@@ -45,10 +52,11 @@ class Trace:
 
 
 def short_run(ranks: Ranks, recipe: Recipe, ds_config: str | None, steps: int, ragged: bool = True,
-              nan_at: int | None = None) -> Trace:
+              nan_at: int | None = None, closely: bool = False, repeats: bool = False) -> Trace:
     """`steps` steps of the recipe.
 
-    `ragged` cuts rows to very different lengths; `nan_at` poisons that step on one rank.
+    `ragged` cuts rows to very different lengths; `nan_at` poisons that step on one rank; `closely` records the moments,
+    each step's gradient and the first weights, too; `repeats` takes the first step's rows in all steps.
     """
     family = family_of(recipe)
     tokenizer = family.open_tokenizer(recipe, None)
@@ -58,19 +66,35 @@ def short_run(ranks: Ranks, recipe: Recipe, ds_config: str | None, steps: int, r
                     lambda trainee: lambda name, shape: family.initial_weight(
                         trainee.model, name, shape, recipe.run.seed),
                     recipe, config, ranks)
-    observer = _Observer(engine)
+    observer, start = _Observer(engine, steps if closely else 1), _weights(engine) if closely else []
     meter = Meter(objective, ranks)
     with closing(family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, None)) as feed:
-        for number, step in zip(range(1, steps + 1), feed):
-            batches = [family.anatomy.ragged(batch, number) if ragged else batch for batch in step.micro_batches]
+        for number, step in zip(range(1, steps + 1), itertools.repeat(next(feed)) if repeats else feed):
+            cut_as = 1 if repeats else number
+            batches = [family.anatomy.ragged(batch, cut_as) if ragged else batch for batch in step.micro_batches]
             with _poisoned(engine, nan_at == number and ranks.rank == ranks.world - 1):
                 result = train_step(engine, objective, batches, step.rows_hash, number, recipe.run.seed, ranks)
             meter.add(number, result, step.wait_s)
             observer.next_step()
     records, ledger = meter.flush()
-    weights = [(f.name, f.start, f.weight.clone().cpu()) for f in engine.own_fragments()]
+    weights = _weights(engine)
+    moments = _moments(engine) if closely else {}
     engine.close()
-    return Trace(records, ledger, observer.lrs_by_rule, list(observer.gradient.values()), weights)
+    gradients = [list(gradient.values()) for gradient in observer.gradients]
+    return Trace(records, ledger, observer.lrs_by_rule, gradients[0], weights, moments, gradients if closely else [],
+                 start)
+
+
+def _weights(engine: Engine) -> list[tuple[str, int, torch.Tensor]]:
+    return [(f.name, f.start, f.weight.clone().cpu()) for f in engine.own_fragments()]
+
+
+def _moments(engine: Engine) -> dict[str, list[tuple[str, int, torch.Tensor]]]:
+    found: dict[str, list[tuple[str, int, torch.Tensor]]] = {}
+    for fragment in engine.own_fragments():
+        for kind, moment in fragment.moments.items():
+            found.setdefault(kind, []).append((fragment.name, fragment.start, moment.clone().cpu()))
+    return found
 
 
 def whole(fragments_of_ranks: list[list[tuple[str, int, torch.Tensor]]],
@@ -84,15 +108,15 @@ def whole(fragments_of_ranks: list[list[tuple[str, int, torch.Tensor]]],
 
 
 class _Observer:
-    """Looks into the optimizer just before it updates: at the lr that it will use, and in the first step the gradient.
+    """Looks into the optimizer just before it updates: at the lr that it will use, and in the first steps the gradient.
 
     DeepSpeed calls the optimizer once for each of its groups, each time with that group's gradient alone.
     """
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: Engine, looks: int):
         self.engine, self.step = engine, 1
         self.lrs_by_rule: dict[str, list[float]] = {group["rule"]: [] for group in engine.optimizer.param_groups}
-        self.gradient: dict[tuple[str, int], tuple[str, int, torch.Tensor]] = {}
+        self.gradients: list[dict[tuple[str, int], tuple[str, int, torch.Tensor]]] = [{} for _ in range(looks)]
         engine.optimizer.register_step_pre_hook(lambda *_: self._look())
 
     def next_step(self) -> None:
@@ -103,9 +127,10 @@ class _Observer:
             lrs = self.lrs_by_rule[group["rule"]]
             if len(lrs) < self.step and any(parameter.grad is not None for parameter in group["params"]):
                 lrs.append(float(group["lr"]))
-        if self.step == 1:
+        if self.step <= len(self.gradients):
+            gradient = self.gradients[self.step - 1]
             for name, start, values in gradient_fragments(self.engine.deepspeed, self.engine.stage):
-                self.gradient.setdefault((name, start), (own_name(name), start, values.clone().cpu()))
+                gradient.setdefault((name, start), (own_name(name), start, values.clone().cpu()))
 
 
 class _poisoned:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dstrain.doctor.faults import of_data, of_loss, of_masks, of_runs
+from dstrain.doctor.faults import of_data, of_loss, of_masks, of_runs, of_update
 from dstrain.doctor.faults.fault import Fault
 from dstrain.doctor.faults.planting import fault
 
@@ -39,6 +39,8 @@ DATA = (
           of_data.second_epoch_halved, role="segments"),
     Fault("evaluation text trained on", "46 % of the questions had their answer in what was trained on", "overlap",
           of_data.evaluation_text_trained_on),
+    Fault("evaluation text reworded", "half of the evaluation was trained on, with a word in 40 changed", "overlap",
+          of_data.evaluation_text_reworded),
 )
 
 MASKS = (
@@ -99,6 +101,20 @@ LOSS = (
           "mode", of_loss.all_modules_set_to_training),
 )
 
+UPDATE = (
+    fault("ascent", "the loss rises from the first step, or a sign is lost twice and it only stands", "update",
+          of_update.ascent),
+    fault("betas of a default", "the recipe's are read, and others are used", "update", of_update.other_betas),
+    fault("norms decayed", "one group for all parameters: norms and biases shrink with the rest", "update",
+          of_update.norms_decayed),
+    fault("clip ignored", "a key that nothing reads: the first bad batch goes through as it is", "update",
+          of_update.clip_ignored),
+    fault("step number behind", "the loop's count is three late: lr and dropout of steps ago", "loop",
+          of_update.step_number_behind),
+    fault("first micro-batch repeated", "a step's rows are its first ones, several times", "loop",
+          of_update.first_micro_batch_repeated),
+)
+
 RUNS = (
     fault("place of the prefetched", "rows that were made ready but not trained on are lost by a resume", "resume",
           of_runs.place_of_the_prefetched),
@@ -114,4 +130,4 @@ RUNS = (
     fault("tokenizer of another run", "only a name is saved", "rebuild", of_runs.tokenizer_of_another_run),
 )
 
-FAULTS: tuple[Fault, ...] = (*DATA, *MASKS, *LOSS, *RUNS)
+FAULTS: tuple[Fault, ...] = (*DATA, *MASKS, *LOSS, *UPDATE, *RUNS)
