@@ -11,15 +11,15 @@ from dstrain.config.errors import UserError
 from dstrain.doctor.examined import Examined, examined
 from dstrain.doctor.finding import Finding, NotProven
 from dstrain.doctor.foreign import Foreign, subject_of
-from dstrain.doctor.model_proofs import (arguments, by_heart, cache, documents, first_loss, future, gradients, mode,
-                                         neighbours, padding, targets)
+from dstrain.doctor.model_proofs import (arguments, by_heart, cache, derivative, documents, first_loss, future,
+                                         gradients, mode, neighbours, padding, targets)
 from dstrain.doctor.model_proofs.probes import untouched
 from dstrain.doctor.subject import Subject, TensorDict
 from dstrain.doctor.table import report, width_here
 
 MODEL_PROOFS = {"arguments": arguments, "future": future, "padding": padding, "neighbours": neighbours,
                 "documents": documents, "targets": targets, "first_loss": first_loss, "gradients": gradients,
-                "by_heart": by_heart}
+                "derivative": derivative, "by_heart": by_heart}
 OWN_FUNCTIONS = {"cache": cache, "mode": mode}
 FRESH_ONLY = ("first_loss",)
 

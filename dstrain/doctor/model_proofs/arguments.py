@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from dstrain.doctor.finding import Finding
-from dstrain.doctor.model_proofs.probes import (IGNORED, beyond, embeddings_of, ids_of, look, tokens_of, untouched)
+from dstrain.doctor.model_proofs.probes import (IGNORED, beyond, embeddings_of, ids_of, look, nowhere_zero, tokens_of)
 from dstrain.doctor.subject import Subject
 
 CLAIM = "every tensor of the batch is noticed by the loss or the logits, and no id is outside its embedding"
 
 
 def prove(subject: Subject) -> Finding:
-    with untouched(subject.module):
+    with nowhere_zero(subject.module):
         try:
             with embeddings_of(tokens_of(subject)) as caught:
                 before = look(subject)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dstrain.doctor.finding import Finding
-from dstrain.doctor.model_proofs.probes import beyond, embeddings_of, other_tokens, pass_through, tokens_of, untouched
+from dstrain.doctor.model_proofs.probes import (beyond, embeddings_of, nowhere_zero, other_tokens, pass_through,
+                                                tokens_of, untouched)
 from dstrain.doctor.subject import Subject, TensorDict
 
 CLAIM = "every parameter gets a finite gradient that is not all zero, and can be moved; frozen and unused are named"
@@ -17,21 +18,32 @@ UPDATE = 1e-3
 OTHER_TOKENS = 8
 """more passes at most, with other tokens, before a parameter counts as all zero: an expert may be chosen by none"""
 
+STEPS_FROM_ZERO = 4
+"""how many zeros may stand behind each other, such as a head at zero before gates at zero"""
+
 
 def prove(subject: Subject) -> Finding:
     named = dict(subject.module.named_parameters())
     meant = [name for name in named if any(fnmatchcase(name, pattern) for pattern in subject.frozen)]
     trained = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
     faults: dict[str, list[str]] = {"frozen": [name for name in named if name not in trained and name not in meant]}
-    with untouched(subject.module):
-        with embeddings_of(tokens_of(subject)) as caught:
-            reached, used, not_finite = _gradients(subject, subject.batch, trained)
-        for seed in range(OTHER_TOKENS):
-            if len(reached) == len(trained):
-                break
-            others = {name: other_tokens(ids, seed) for name, ids in tokens_of(subject).items()}
+    with untouched(subject.module), embeddings_of(tokens_of(subject)) as caught:
+        reached, used, not_finite = _gradients(subject, subject.batch, trained)
+    moved: set[str] = set()
+    for _ in range(STEPS_FROM_ZERO):  # what starts at zero and has a gradient leaves zero with the first step
+        zero = {name for name in reached if not bool(trained[name].detach().any())}
+        if len(reached) == len(trained) or zero == moved:
+            break
+        moved = zero
+        with nowhere_zero(subject.module, moved):
+            reached = reached | _gradients(subject, subject.batch, trained)[0]
+    for seed in range(OTHER_TOKENS):
+        if len(reached) == len(trained):
+            break
+        others = {name: other_tokens(ids, seed) for name, ids in tokens_of(subject).items()}
+        with nowhere_zero(subject.module, moved):
             more_reached, more_used, _ = _gradients(subject, {**subject.batch, **others}, trained)
-            reached, used = reached | more_reached, used | more_used
+        reached, used = reached | more_reached, used | more_used
     faults["unused"] = [name for name in trained if name not in used]
     faults["not finite"] = [name for name in trained if name in not_finite]
     faults["all zero"] = [name for name in trained if name in used and name not in reached]
@@ -66,7 +78,7 @@ def _cause(faults: dict[str, list[str]], tokens: list[str]) -> tuple[str, str]:
                    "use them, or leave them out of the model: ZeRO-3 gives an unused one the last step's gradient"),
         "not finite": ("a division by zero or an overflow on the way back, such as a row in which all is masked",
                        "look for the first one with torch.autograd.set_detect_anomaly(True)"),
-        "all zero": ("cut off by a detach, a gate at zero, dead units, or an expert that no token chooses",
+        "all zero": ("cut off by a detach, a gate that stays at zero, dead units, or an expert that no token chooses",
                      "look at what stands between them and the loss"),
         "too large for their 16 bits to move": (f"a step of {UPDATE} is less than half a unit in the last place of all "
                                                 "their numbers: they stand still unless the optimizer keeps float32",

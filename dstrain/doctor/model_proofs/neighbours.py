@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from dstrain.doctor.finding import Finding, NotProven
-from dstrain.doctor.model_proofs.probes import (NOTHING, ROUNDING, Compared, allowed, allowed_in_words, compare, ids_of,
-                                                look, other_tokens, picked_rows, scored_BT, tokens_of, untouched)
+from dstrain.doctor.model_proofs.probes import (NOTHING, ROUNDING, Compared, allowed, allowed_in_words, compare,
+                                                ids_of, look, nowhere_zero, other_tokens, picked_rows, scored_BT,
+                                                tokens_of)
 from dstrain.doctor.subject import Subject
 
 CLAIM = "no row reaches a scored logit of another row: other tokens, other lengths, another order"
@@ -18,7 +19,7 @@ def prove(subject: Subject) -> Finding:
     rows = ids_of(subject).shape[0]
     if rows < 2:
         raise NotProven("the batch has one row only")
-    with untouched(subject.module):
+    with nowhere_zero(subject.module):
         before = look(subject).features
         watched = sorted({round(i * (rows - 1) / (WATCHED - 1)) for i in range(WATCHED)})
         found = [exchanged(subject, before, row) for row in watched]

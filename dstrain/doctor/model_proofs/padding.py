@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from dstrain.doctor.finding import Finding, NotProven
-from dstrain.doctor.model_proofs.probes import (NOTHING, ROUNDING, Compared, allowed, allowed_in_words,
-                                                changed, compare, cut, embeddings_of, ids_of, look, noise,
+from dstrain.doctor.model_proofs.probes import (NOTHING, ROUNDING, Compared, allowed, allowed_in_words, changed,
+                                                compare, cut, embeddings_of, ids_of, look, noise, nowhere_zero,
                                                 other_tokens, padding_of, part_of, pass_through, reached, scored_BT,
-                                                tokens_of, untouched)
+                                                tokens_of)
 from dstrain.doctor.subject import Subject, TensorDict
 
 CLAIM = "padding reaches no scored logit and no loss, whatever stands in it and however much there is"
@@ -23,7 +23,7 @@ def prove(subject: Subject) -> Finding:
     padding = padding_of(subject)
     if not padding:
         raise NotProven("the batch has no padding")
-    with untouched(subject.module):
+    with nowhere_zero(subject.module):
         leaks, pairs = by_gradient(subject, padding)
         contents, dtype, whose = by_contents(subject, padding)
         unseen, real = real_tokens_with_its_id(subject, padding)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -16,6 +16,13 @@ from dstrain.doctor.subject import Seen, Subject, TensorDict
 IGNORED = -100
 ROUNDING = {torch.float64: 1e-11, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 """of the largest feature: what another order of sums may change, some ten to hundred units in the last place"""
+
+EACH = 64
+"""places from a row's beginning, each of which is looked at"""
+BEYOND = 16
+"""places that are looked at behind them"""
+STIRRED = 0.05
+"""of a parameter that was all zero: some steps of AdamW"""
 
 
 @contextmanager
@@ -36,6 +43,35 @@ def untouched(module: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for buffer, value in buffers.items():
                     buffer.copy_(value)
+
+
+@contextmanager
+def nowhere_zero(module: nn.Module, names: Collection[str] | None = None) -> Iterator[None]:
+    """`untouched`, and meanwhile no parameter that is trained (or that is named) is all zero.
+
+    A gate, a projection or a head that starts at zero, as it often should, hides at the initial weights whatever is
+    right or wrong behind it; the first steps of training take it away from zero. What is frozen at zero stays there.
+    """
+    zero = {name: parameter for name, parameter in module.named_parameters()
+            if parameter.requires_grad and parameter.is_floating_point() and not bool(parameter.detach().any())
+            and (names is None or name in names)}
+    with untouched(module):
+        try:
+            stir(zero.values())
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter in zero.values():
+                    parameter.zero_()
+
+
+@torch.no_grad()
+def stir(parameters: Iterable[Tensor]) -> None:
+    """Fixed small numbers, none of them near zero: half to one and a half times STIRRED, up or down."""
+    generator = torch.Generator().manual_seed(2)
+    for parameter in parameters:
+        random = torch.rand(parameter.shape, generator=generator) * 2 - 1
+        parameter.copy_(STIRRED * (random + random.sign() / 2))
 
 
 def look(subject: Subject, batch: TensorDict | None = None, training: bool = True) -> Seen:
@@ -74,11 +110,36 @@ def padding_of(subject: Subject) -> dict[str, Tensor]:
 
 
 def some_places(subject: Subject) -> list[int]:
-    """A few positions t, spread over the row, that have a later one and at which something is scored."""
+    """Places t that have a later one and at which something is scored, the most telling ones first: all of the first
+    64, and some spread over what lies beyond, where nobody can look at all."""
     last = int(subject.lengths_B.max()) - 1
     scored_T = torch.stack([scored_BT(subject, head).any(0) for head in range(len(subject.targets))]).any(0)
-    wished = sorted({0, 1, last // 4, last // 2, 3 * last // 4, last - 1})
+    spread = [0, 1, last // 4, last // 2, 3 * last // 4, last - 1]
+    further = range(EACH, last, max(1, (last - EACH) // BEYOND))
+    wished = dict.fromkeys([*spread, *further, *range(min(last, EACH))])
     return [t for t in wished if 0 <= t < last and bool(scored_T[t])]
+
+
+def labels_of(subject: Subject) -> dict[str, int]:
+    """By name of a tensor [B, T] that tells the model its targets: 0 where the token to be predicted at t stands at t,
+    1 where it stands further on (the ids once more, which the model shifts itself)."""
+    roles, ids, found = subject.roles, ids_of(subject), {}
+    inputs = {roles.ids, roles.source, roles.segments, *roles.with_source, *roles.chance}
+    real_BT = ~beyond(subject.lengths_B, ids.shape[1])
+    for name, tensor in subject.batch.items():
+        if name in inputs or tensor.shape != ids.shape or tensor.is_floating_point() or tensor.dtype == torch.bool:
+            continue
+        told_BT = real_BT & (tensor != IGNORED)
+        if bool(told_BT.any()) and torch.equal(tensor[told_BT], ids[told_BT]):
+            found[name] = 1
+        elif bool((tensor == IGNORED).any()) or any(_holds(tensor, target) for target in subject.targets):
+            found[name] = 0
+    return found
+
+
+def _holds(tensor: Tensor, target: Tensor) -> bool:
+    scored_BT = target != IGNORED
+    return bool(scored_BT.any()) and torch.equal(tensor[scored_BT], target[scored_BT])
 
 
 # Changed batches

@@ -142,8 +142,8 @@ def test_a_proof_that_breaks_is_no_proof_and_the_others_still_run():
                 raise OSError("no eval mode here")
             return super().forward(ids, lengths, labels)
 
-    report = prove(seeded(Breaking), lm_batch, only=["first_loss", "targets"], **IDS)
-    assert report.failed == ["first_loss"] and report["targets"].passed
+    report = prove(seeded(Breaking), lm_batch, only=["first_loss", "arguments"], **IDS)
+    assert report.failed == ["first_loss"] and report["arguments"].passed
     assert "no eval mode here" in report["first_loss"].finding.figure
 
 

@@ -84,7 +84,8 @@ def finding(report: Report, name: str) -> object:
 def test_a_public_model_with_right_batches_is_proven(build):
     report = prove(built(build), batches_of(build), generate=greedy, end=END)
     assert report.passed, str(report)
-    assert set(report.not_proven) == {"documents"}
+    no_float64 = {"derivative"} if build is mixtral else set()  # of its grouped product of matrices
+    assert set(report.not_proven) == {"documents"} | no_float64
 
 
 @pytest.mark.parametrize("build", [*DECODERS, *PAIRED])
