@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from dstrain.config.errors import UserError
+from dstrain.config.errors import Trouble, UserError
 from dstrain.config.load import load_recipe
 from dstrain.config.schema import Recipe
 from dstrain.train.run_folder import RunFolder
@@ -27,7 +27,7 @@ def doctor_command(name: str, overrides: list[str], ds_config: str | None, only:
     if self_test and only:
         raise UserError("--self-test runs every proof; leave --only out")
     try:
-        with _told_to_end():
+        with _told_to_end(), _of_the_place():
             return _tested(recipe, ds_config, device) if self_test else _examined(recipe, ds_config, only, device)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
@@ -41,9 +41,11 @@ def _examined(recipe: Recipe, ds_config: str | None, only: list[str], device: st
     if unknown:
         raise UserError(f"--only {unknown[0]}: there is no such proof; there are {', '.join(PROOFS)}")
     from dstrain.doctor.consultation import consult
+    from dstrain.doctor.place import check_writable
     from dstrain.doctor.screen import Screen
 
     folder = RunFolder.of(recipe)
+    check_writable(folder.path)
     with _case(recipe, ds_config, device) as case:
         return consult(recipe, case, [proof for proof in PROOFS if proof in only or not only], folder, Screen())
 
@@ -77,6 +79,19 @@ def _take_device(device: str) -> None:
         if not torch.cuda.is_available():
             raise UserError("--device cuda: torch finds no CUDA device here; run it where the GPUs are, or leave "
                             "--device out and prove on CPU ranks")
+
+
+@contextlib.contextmanager
+def _of_the_place() -> Iterator[None]:
+    """A disk that is full, or gone, has failed no proof: it ends with 2, as all that the user has to see to."""
+    try:
+        yield
+    except (OSError, Trouble) as error:
+        from dstrain.doctor.place import refuse_place
+        refuse_place(error)
+        if isinstance(error, Trouble):
+            raise UserError(str(error)) from error
+        raise
 
 
 @contextlib.contextmanager

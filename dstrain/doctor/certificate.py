@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from collections.abc import Sequence
@@ -13,14 +14,15 @@ from dstrain.doctor.examined import Examined
 from dstrain.doctor.registry import PROOFS
 from dstrain.doctor.warnings.figure import Figure
 from dstrain.runtime.rank_report import versions
-from dstrain.train.run_folder import write_json
+from dstrain.train.run_folder import beside, write_json
 
 
 def certificate(recipe: Recipe, found: Sequence[Examined], *, device: str, device_name: str, data_sample: str,
-                figures: Sequence[Figure] = (), not_proven: Sequence[str] = ()) -> dict:
-    """As plain JSON. `data_sample` is the hash of the rows that were looked at; figures are no proofs."""
-    subject = subject_of(recipe)
-    subject["hashes"]["data_sample"] = data_sample
+                figures: Sequence[Figure] = (), not_proven: Sequence[str] = (), subject: dict | None = None) -> dict:
+    """As plain JSON. `data_sample` is the hash of the rows that were looked at; figures are no proofs. `subject` is
+    what was there when the proofs began, by default what is there now."""
+    subject = subject or subject_of(recipe)
+    subject = {**subject, "hashes": {**subject["hashes"], "data_sample": data_sample}}
     reasons = [f"{e.name}: {e.why_not}" for e in found if e.finding is None]
     return {"format": FORMAT, "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "subject": subject,
             "device": device, "device_name": device_name,
@@ -35,8 +37,7 @@ def write_certificate(folder: Path, new: dict) -> dict:
     """Into the folder, whole or not at all. Proofs that are there already, of the same recipe, code, data, versions and
     device, and were not run again, stay: a failed one can be mended and run alone with --only."""
     old = read_certificate(folder)
-    same = old is not None and all(old[key] == new[key] for key in ("subject", "device", "device_name", "versions",
-                                                                    "all_proofs"))
+    same = old is not None and all(old[key] == new[key] for key in ("subject", "device", "device_name", "versions"))
     if same:
         again = {proof["name"]: proof for proof in (*old["proofs"], *new["proofs"])}
         proofs = [again[name] for name in new["all_proofs"] if name in again]
@@ -45,7 +46,12 @@ def write_certificate(folder: Path, new: dict) -> dict:
                    if reason.partition(":")[0] in again.keys() - run_now and reason not in new["not_proven"]]
         new = {**new, "proofs": proofs, "passed": not any(proof["verdict"] == "FAILED" for proof in proofs),
                "figures": new["figures"] or old["figures"], "not_proven": [*new["not_proven"], *reasons]}
-    write_json(folder / FILE, new)
+    try:
+        write_json(folder / FILE, new)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside(folder / FILE).unlink(missing_ok=True)
+        raise
     return new
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dstrain.config.certificate import FILE
+from dstrain.config.certificate import FILE, subject_of
 from dstrain.config.schema import Recipe
 from dstrain.doctor.beyond import beyond
 from dstrain.doctor.case import Case
@@ -21,6 +21,7 @@ from dstrain.train.run_folder import RunFolder
 
 def consult(recipe: Recipe, case: Case, names: list[str], folder: RunFolder, screen: Screen) -> int:
     """1 when a proof failed, else 0. The run folder is written to at the end only, one file, whole."""
+    subject = subject_of(recipe, case.full)  # as it is now: what is changed while the proofs run is not proven
     screen.line(f"{recipe.run.name}: {len(names)} proofs on {_where(case)}")
     if not shrinks(case):
         screen.begin("a pass at full size")
@@ -36,7 +37,8 @@ def consult(recipe: Recipe, case: Case, names: list[str], folder: RunFolder, scr
     screen.figures(figures)
     beyond_reach = (*case.not_proven, *beyond(recipe, case.device, case.worlds))
     new = certificate(recipe, found, device=case.device, device_name=device_name(torch.device(case.device)),
-                      data_sample=seen.rows_hash, figures=figures, not_proven=beyond_reach)
+                      data_sample=seen.rows_hash, figures=figures, not_proven=beyond_reach,
+                      subject=subject)
     folder.make()
     write_certificate(folder.path, new)
     screen.summary(found, new["not_proven"], sum(bool(figure.advice) for figure in figures))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from dstrain.config.errors import UserError
 from dstrain.doctor.finding import Finding, NotProven
+from dstrain.doctor.place import refuse_place
 
 TO_ITS_END = "the proof runs to its end"
 
@@ -37,7 +38,8 @@ class Examined(NamedTuple):
 
 
 def examined(name: str, claim: str, at: str, attempt: Callable[[], Finding]) -> Examined:
-    """A proof that breaks has not proven anything: it fails. A user's mistake is no proof's failure."""
+    """A proof that breaks has not proven anything: it fails. A user's mistake is no proof's failure, and a
+    full disk neither."""
     began, finding, why_not = time.perf_counter(), None, ""
     try:
         finding = attempt()
@@ -46,6 +48,7 @@ def examined(name: str, claim: str, at: str, attempt: Callable[[], Finding]) -> 
     except NotProven as reason:
         why_not = str(reason)
     except Exception as error:  # whatever a user's own model or data does, the other proofs still run
+        refuse_place(error)
         finding = _broken(error)
     return Examined(name, claim, at, finding, why_not, time.perf_counter() - began)
 

@@ -162,12 +162,16 @@ def read_lines(path: Path) -> list[dict]:
 
 def replace(path: Path, text: str) -> None:
     """A small file's new contents, in one step: killed, or on a full disk, what was there stays."""
-    beside = path.with_name(f".{path.name}")
-    with open(beside, "w") as file:
+    with open(beside(path), "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(beside, path)
+    os.replace(beside(path), path)
+
+
+def beside(path: Path) -> Path:
+    """Where its new contents stand until they are whole."""
+    return path.with_name(f".{path.name}")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -21,6 +21,7 @@ from dstrain.cluster.file_systems import Place
 from dstrain.commands import submit
 from dstrain.config.certificate import subject_of
 from dstrain.config.load import load_recipe, recipe_to_dict
+from dstrain.config.proof_names import PROOF_NAMES
 
 ON_TWO = ["--nodes", "2", "--gpus", "2"]
 ON_CPUS = ["--partition", "cpu", "--gpus", "0", "--ranks-per-node", "2"]
@@ -324,9 +325,11 @@ def certified(*overrides: str, failed: bool = False) -> None:
     recipe = load_recipe("small.yaml", overrides)
     (folder := Path(recipe.run.dir) / recipe.run.name).mkdir(parents=True, exist_ok=True)
     verdict = "FAILED" if failed else "proven"
+    proofs = [{"name": name, "claim": "it holds", "verdict": verdict if name == "labels" else "proven", "figure": "0",
+               "tolerance": "none"} for name in PROOF_NAMES]
     (folder / "doctor.json").write_text(json.dumps({
-        "format": 1, "subject": subject_of(recipe), "all_proofs": ["labels"],
-        "proofs": [{"name": "labels", "verdict": verdict}]}))
+        "format": 2, "subject": subject_of(recipe), "device": "cpu", "device_name": "cpu", "versions": {},
+        "proofs": proofs, "passed": not failed, "figures": [], "not_proven": []}))
 
 
 def test_a_job_that_requires_the_doctor_is_refused_until_its_recipe_is_proven_as_it_is(cluster, capsys):
@@ -339,6 +342,22 @@ def test_a_job_that_requires_the_doctor_is_refused_until_its_recipe_is_proven_as
     assert "run.steps was 6 when it was proven, and is 9 now" in (said := capsys.readouterr().err)
     assert said.count("\n") == 1 and cluster.submitted is None
     assert main(command) == 0 and cluster.submitted is not None
+
+
+@pytest.mark.parametrize("text", ["{}", '{"format": 2, "proofs": ["a"]}', "[" * 100_000], ids=["empty", "odd", "deep"])
+def test_a_damaged_certificate_refuses_a_job_in_one_line(cluster, capsys, text):
+    certified()
+    Path("runs/small/doctor.json").write_text(text)
+    assert main(["submit", "small.yaml", *ON_TWO, "--require-doctor"]) == 2
+    said = capsys.readouterr().err
+    assert "is no certificate of this dstrain" in said and said.count("\n") == 1 and cluster.submitted is None
+
+
+def test_a_job_on_other_text_than_was_proven_is_refused(cluster, capsys):
+    certified()
+    Path("corpus.txt").write_text(Path("corpus.txt").read_text() + "and one line more\n")
+    assert main(["submit", "small.yaml", *ON_TWO, "--require-doctor"]) == 2
+    assert "data.train.0: its files are others" in capsys.readouterr().err and cluster.submitted is None
 
 
 def test_each_member_of_a_sweep_needs_its_own_proof_and_the_line_says_which(cluster, capsys):

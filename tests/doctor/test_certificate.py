@@ -82,12 +82,29 @@ def test_a_claim_that_could_not_be_tried_is_listed_with_its_reason_and_is_no_fai
     def cannot() -> Finding:
         raise NotProven("the batch does not say")
 
-    first, *others = PROOFS
-    untried = examined(first, "it holds", "shrunk", cannot)
-    new = written(tmp_path, found=[untried, *map(outcome, others)])
+    untried = examined("continuations", "it holds", "shrunk", cannot)
+    new = written(tmp_path, found=[untried if name == untried.name else outcome(name) for name in PROOFS])
     assert untried.verdict == "not proven" and not untried.passed and not untried.failed
-    assert f"{first}: the batch does not say" in new["not_proven"] and new["passed"]
+    assert "continuations: the batch does not say" in new["not_proven"] and new["passed"]
     assert why_not_proven(tmp_path, recipe_of()) is None
+
+
+@pytest.mark.parametrize("name, overrides, may", [
+    ("labels", (), False), ("gradients", (), False), ("documents", (), False), ("overlap", (), False),
+    ("overlap", ("data.valid=[]",), True)])
+def test_only_what_this_recipe_has_nothing_of_may_stay_open(tmp_path, name, overrides, may):
+    recipe = recipe_of(*overrides)
+    untried = Examined(name, "it holds", "full", None, "too large for this machine", 0.1)
+    written(tmp_path, recipe, [untried if each == name else outcome(each) for each in PROOFS])
+    why = why_not_proven(tmp_path, recipe)
+    assert why is None if may else why == f"{name} could not be tried (too large for this machine)"
+
+
+def test_pairs_have_no_documents_in_a_row_and_are_proven_without(tmp_path):
+    recipe = load_recipe("numbers-en-de", [])
+    untried = Examined("documents", "it holds", "shrunk", None, "the batch does not say", 0.1)
+    written(tmp_path, recipe, [untried if name == "documents" else outcome(name) for name in PROOFS])
+    assert why_not_proven(tmp_path, recipe) is None
 
 
 def test_a_proof_run_again_takes_its_place_among_the_others_of_the_same_recipe_only(tmp_path):
@@ -115,6 +132,7 @@ def test_a_certificate_from_a_cpu_says_that_no_cuda_kernel_was_proven(tmp_path):
 
 def test_figures_tolerances_versions_and_hashes_are_in_it(tmp_path):
     new = written(tmp_path)
-    assert set(new["subject"]["hashes"]) == {"recipe", "engine_file", "code", "model_code", "data_sample"}
+    assert set(new["subject"]["hashes"]) == {"recipe", "engine_file", "code", "model_code", "model_imports",
+                                             "data_sample"}
     assert all(proof["figure"] and proof["tolerance"] for proof in new["proofs"])
     assert new["versions"]["torch"] and new["versions"]["deepspeed"] and new["versions"]["python"]
