@@ -20,6 +20,7 @@ from dstrain.config.model_code import wherever_run
 from dstrain.config.schema import Data, Recipe
 from dstrain.config.shape import positions_a_step
 from dstrain.config.translate import PairTokenizers
+from dstrain.doctor.long_row import stretched
 from dstrain.doctor.recipe_subject import check_memory, fresh_trainee, subject_of
 from dstrain.doctor.subject import Subject
 from dstrain.families import family_of
@@ -28,6 +29,8 @@ from dstrain.train.family import Family
 
 WORLDS = (1, 2)
 """numbers of ranks that the doctor tries"""
+LONGEST = 2048
+"""tokens of the one long row that is looked at: attention takes the square of it"""
 SAFE_SCALE_POWER = 8
 """of fp16's loss scale"""
 
@@ -114,6 +117,18 @@ class Case:
         with closing(self.family.train_feed(recipe, tokenizer, 0, 1, None)) as feed:
             batch = next(feed).micro_batches[0]
         return subject_of(recipe, self.family, tokenizer, batch)
+
+    def long_subject(self) -> Subject | None:
+        """The model in small, on one row as long as the recipe's own rows; None where all its rows are as short."""
+        own, tokenizer = replace(self.full or self.recipe, data=self.recipe.data), self.tokenizer()
+        length = min(own.batch.length, LONGEST)
+        if length <= self.recipe.batch.length:
+            return None
+        recipe = replace(own, model=self.recipe.model, batch=replace(own.batch, length=length))
+        recipe = self.family.anatomy.at_full_size(recipe)
+        check_memory(recipe, self.family, tokenizer, length)
+        subject = subject_of(recipe, self.family, tokenizer, self.family.anatomy.intruded(recipe, tokenizer))
+        return subject if subject.roles.segments is not None else stretched(subject, length)
 
     def fresh_trainee(self) -> tuple[nn.Module, Any]:
         """What the engine would wrap, at its initial weights and in small; and the tokenizer."""

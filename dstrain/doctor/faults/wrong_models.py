@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dstrain.doctor.faults.toys import (END, WIDTH, Decoder, EncoderDecoder, Experts, Layer, Moe, Out, Packed,
+from dstrain.doctor.faults.toys import (END, VOCAB, WIDTH, Decoder, EncoderDecoder, Experts, Layer, Moe, Out, Packed,
                                         ThreeHeads, ahead, causal, grown, mean_nll, real, score)
 
 
@@ -52,6 +52,52 @@ class Bidirectional(Decoder):
         return real(lengths, ids.shape[1])[:, None].expand(-1, ids.shape[1], -1)
 
 
+class GatedAtZero(Bidirectional):
+    """No causal mask, behind a gate that starts at zero: at the initial weights nothing of it shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def hidden(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        x_BTC = self.embedded(ids)
+        for layer in self.layers:
+            x_BTC = x_BTC + self.gate * (layer(x_BTC, self.may_see(ids, lengths)) - x_BTC)
+        return self.norm(x_BTC)
+
+
+class OnePlaceAhead(Decoder):
+    """One place of all sees the next token: a mask that was off by one where two blocks meet."""
+
+    def may_see(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        may_see = super().may_see(ids, lengths).clone()
+        may_see[:, 3, 4] = True
+        return may_see
+
+
+class CausalInTrainingOnly(Decoder):
+    """A second path for evaluation, which forgot the mask: validation losses far too good."""
+
+    def may_see(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        everything = real(lengths, ids.shape[1])[:, None].expand(-1, ids.shape[1], -1)
+        return super().may_see(ids, lengths) if self.training else everything
+
+
+class ToldItsTargets(Decoder):
+    """What is to be predicted is embedded beside what is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed_labels = nn.Embedding(VOCAB, WIDTH)
+
+    def forward(self, ids: Tensor, lengths: Tensor, labels: Tensor) -> Out:
+        self.labels = labels
+        return super().forward(ids, lengths, labels)
+
+    def embedded(self, ids: Tensor) -> Tensor:
+        return super().embedded(ids) + self.embed_labels(ahead(self.labels, 1).clamp(min=0))
+
+
 class OwnMemory(Decoder):
     """Layers for an encoder-decoder, without an encoder: the memory is the row itself, and has no mask."""
 
@@ -86,6 +132,11 @@ class ExpertChoice(Moe):
 class JoinedDocuments(Packed):
     def may_see(self, ids: Tensor, segments: Tensor) -> Tensor:
         return causal(ids) & (segments >= 0)[:, None]
+
+
+class JoinedInEvaluation(Packed):
+    def may_see(self, ids: Tensor, segments: Tensor) -> Tensor:
+        return super().may_see(ids, segments) if self.training else causal(ids) & (segments >= 0)[:, None]
 
 
 class FirstRowsShape(Decoder):
@@ -181,7 +232,40 @@ class MeanOfMeans(Decoder):
         return torch.stack([mean_nll(one, targets) for one, targets in rows]).mean()
 
 
+class SummedInEvaluation(Decoder):
+    """A mean in training, a sum in evaluation."""
+
+    def loss(self, logits: tuple[Tensor, ...], ids: Tensor, lengths: Tensor, labels: Tensor) -> Tensor:
+        mean = super().loss(logits, ids, lengths, labels)
+        return mean if self.training else mean * (ahead(labels, 1) >= 0).sum()
+
+
 # Parameters
+
+class _Activation(torch.autograd.Function):
+    """A GELU whose backward was written by hand, and for another one."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        context.save_for_backward(x)
+        return F.gelu(x)
+
+    @staticmethod
+    def backward(context: Any, grad: Tensor) -> Tensor:
+        return grad * torch.sigmoid(context.saved_tensors[0])
+
+
+class _Gelu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return _Activation.apply(x)
+
+
+class BackwardByHand(Decoder):
+    def __init__(self) -> None:
+        super().__init__()
+        for layer in self.layers:
+            layer.feed[1] = _Gelu()
+
 
 class FirstLossTooHigh(Decoder):
     def __init__(self) -> None:

@@ -31,8 +31,8 @@ def prove(subject: Subject) -> Finding:
             modes += [training] if found[0] or noticed.different else []
     probed = (f"{leaks:,} of {pairs:,} gradients with respect to other documents are not 0" if seen else
               "no embedding of these ids was seen, so no gradients were read")
-    figure = (f"{probed}; {changes.different:,} of {changes.compared:,} logits notice another document that changes, in "
-              "training and in eval mode")
+    figure = (f"{probed}; {changes.different:,} of {changes.compared:,} logits notice another document that changes, "
+              "in training and in eval mode")
     tolerance = f"gradients exactly 0; logits {allowed_in_words(subject, dtype)}"
     if not leaks and not changes.different and changes.compared and (own or not seen):
         return Finding(True, figure, tolerance)

@@ -61,6 +61,7 @@ def prove(subject: Subject, longer: Subject | None = None) -> Finding:
             by_mode.append(looked(longer, some_places(longer)[:FIRST], True, heads))
     total = sum(by_mode, Looked())
     figure = _figure(total, by_mode)
+    figure += "" if longer is None else f", and at {by_mode[-1].places} of a row of {int(longer.lengths_B.max()):,}"
     tolerance = f"gradients exactly 0; logits {allowed_in_words(subject, dtype)}"
     if not total.earlier and not total.own:
         return Finding(False, f"{figure}; earlier ones matter nowhere", tolerance,
