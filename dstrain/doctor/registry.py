@@ -10,7 +10,7 @@ from typing import Literal
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding
 from dstrain.doctor.model_proofs import (
-    arguments, by_heart, first_loss, future, gradients, neighbours, padding, targets)
+    arguments, by_heart, derivative, first_loss, future, gradients, neighbours, padding, targets)
 from dstrain.doctor.on_device import on
 from dstrain.doctor.proofs import (
     continuations, curve, documents, gradient, labels, logged, loop, mode, overlap,
@@ -44,17 +44,24 @@ def _of_the_model(name: str, module: ModuleType, at: At = "shrunk") -> Proof:
     return Proof(name, module.CLAIM, at, prove, on_device=True)
 
 
+def _future(case: Case) -> Finding:
+    """In small, and once on a row as long as the recipe's own."""
+    longer = case.long_subject()
+    return future.prove(on(case.device, case.subject()), None if longer is None else on(case.device, longer))
+
+
 _ALL = (
     _of_the_recipe("labels", labels, at="data", on_device=False),
     _of_the_recipe("overlap", overlap, at="data", on_device=False),
     _of_the_model("arguments", arguments),
-    _of_the_model("future", future),
+    Proof("future", future.CLAIM, "shrunk", _future, on_device=True),
     _of_the_model("padding", padding),
     _of_the_model("neighbours", neighbours),
     _of_the_recipe("documents", documents),
     _of_the_model("targets", targets),
     _of_the_model("first_loss", first_loss, at="full"),
     _of_the_model("gradients", gradients, at="full"),
+    _of_the_model("derivative", derivative),
     _of_the_model("by_heart", by_heart),
     _of_the_recipe("continuations", continuations, on_device=False),
     _of_the_recipe("mode", mode),
