@@ -8,7 +8,7 @@ from dstrain.config.schema import Recipe
 
 PROOF_NAMES = (
     "labels", "overlap", "arguments", "future", "padding", "neighbours", "documents", "targets", "first_loss",
-    "gradients", "by_heart", "continuations", "mode", "chance", "curve", "gradient", "update", "schedule",
+    "gradients", "derivative", "by_heart", "continuations", "mode", "chance", "curve", "gradient", "update", "schedule",
     "loop", "logged", "rebuild", "same_curve", "resume",
 )
 """in the order in which they run"""

@@ -24,7 +24,7 @@ from dstrain.runtime.rank_group import RankGroup
 EXAMPLE = re.search(r"```python\n(.*?)```", (ROOT / "docs/overview.md").read_text(), re.DOTALL).group(1)
 MEAN = ["model.code=mine.py:Mean"]
 OF_THE_MODEL = ("arguments", "future", "padding", "neighbours", "documents", "targets", "first_loss", "gradients",
-                "by_heart")
+                "derivative", "by_heart")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from dstrain.doctor.model_proofs.probes import (NOTHING, Compared, allowed, allo
                                                 other_tokens, pass_through, reached, scored_BT, some_places, tokens_of)
 from dstrain.doctor.subject import Subject, TensorDict
 
-CLAIM = "no later token reaches a scored logit of any head, by gradient and by changed tokens; earlier ones do"
+CLAIM = "no later token and no label to come reaches a scored logit of any head, in either mode; earlier tokens do"
 FIRST = 6
 """places, of those that come first, which are looked at most closely and however long it takes"""
 SECONDS = 15.0
