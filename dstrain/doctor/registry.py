@@ -13,7 +13,7 @@ from dstrain.doctor.model_proofs import (
     arguments, by_heart, derivative, first_loss, future, gradients, neighbours, padding, targets)
 from dstrain.doctor.on_device import on
 from dstrain.doctor.proofs import (
-    continuations, curve, documents, gradient, labels, logged, loop, mode, overlap,
+    chance, continuations, curve, documents, gradient, labels, logged, loop, mode, overlap,
     rebuild, resume, same_curve, schedule, update)
 
 At = Literal["data", "shrunk", "full"]
@@ -65,6 +65,7 @@ _ALL = (
     _of_the_model("by_heart", by_heart),
     _of_the_recipe("continuations", continuations, on_device=False),
     _of_the_recipe("mode", mode),
+    _of_the_recipe("chance", chance),
     _of_the_recipe("curve", curve, at="full"),
     _of_the_recipe("gradient", gradient),
     _of_the_recipe("update", update),
