@@ -97,8 +97,8 @@ def _is_certificate(found: Any) -> bool:
         return False
     if not _are(found.get("not_proven"), str) or not _are(proofs, dict):
         return False
-    if not isinstance(subject, dict) or not all(
-            isinstance(subject.get(key), dict) for key in ("recipe", "commits", "versions", "files", "hashes")):
+    parts = ("recipe", "commits", "versions", "files", "hashes")
+    if not isinstance(subject, dict) or not all(isinstance(subject.get(part), dict) for part in parts):
         return False
     if not all(_is_plain(value) for value in (*subject["recipe"].values(), *subject["commits"].values(),
                                                   *subject["versions"].values())):
@@ -138,8 +138,8 @@ def _other_recipe(proven: dict, now: dict) -> str | None:
         return None
     key, more = changed[0], f" (and {len(changed) - 1} more keys)" if changed[1:] else ""
     read = {name: commit for name, commit in proven["commits"].items() if commit is not None}
-    return (f"{one_line(key)} was {_in_words({**before, **read}, key)} when it was proven, and is {_in_words(keys, key)} now"
-            f"{more}")
+    was, now_is = _in_words({**before, **read}, key), _in_words(keys, key)
+    return f"{one_line(key)} was {was} when it was proven, and is {now_is} now{more}"
 
 
 def _as_read(proven: dict, key: str, now: Any) -> bool:

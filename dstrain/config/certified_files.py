@@ -1,4 +1,4 @@
-"""The files that a recipe's proofs rest on, as a certificate keeps them: looked at, and not read where they are large."""
+"""The files that a recipe's proofs rest on, as a certificate keeps them: looked at, and where large not read."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def _stated(files: Any) -> dict[str, Any] | None:
                  for path, there in ((path, path.stat()) for path in files())]
     except (UserError, OSError):  # said by those who read them
         return None
-    return {"files": len(looks), "bytes": sum(size for _, size, _ in looks), "digest": hash_of(looks)} if looks else None
+    size = sum(size for _, size, _ in looks)
+    return {"files": len(looks), "bytes": size, "digest": hash_of(looks)} if looks else None
 
 
 def _content(folder: Path) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dstrain.doctor.case import Case
 from dstrain.doctor.duration import shrinks
 from dstrain.doctor.examined import Examined, examined
-from dstrain.doctor.registry import PROOFS
+from dstrain.doctor.registry import PROOFS, Proof
 
 
 def examine(case: Case, names: list[str], say: Callable[[Examined], None],
@@ -18,6 +18,12 @@ def examine(case: Case, names: list[str], say: Callable[[Examined], None],
         begin(name)
         proof = PROOFS[name]
         at = "full" if proof.at == "shrunk" and not shrinks(case) else proof.at
-        found.append(examined(name, proof.claim, at, lambda: proof.prove(case)))
+        found.append(examined(name, _claim(proof, case), at, lambda: proof.prove(case)))
         say(found[-1])
     return found
+
+
+def _claim(proof: Proof, case: Case) -> str:
+    """What is said of several ranks was seen on one, where one ran."""
+    alone = "ranks" in proof.claim and max(case.worlds) == 1
+    return proof.claim + " (here one rank alone ran)" * alone

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from small_run import environment, lay_out
@@ -17,6 +18,7 @@ from dstrain.__main__ import main
 from dstrain.config.certificate import why_not_proven
 from dstrain.config.load import load_recipe
 from dstrain.doctor import table
+from dstrain.doctor.finding import Finding
 from dstrain.doctor.registry import PROOFS
 from dstrain.train.announce import unproven_in_words
 from dstrain.train.run_folder import RunFolder
@@ -128,6 +130,43 @@ def test_training_says_that_its_recipe_is_not_proven(place):
     assert "not proven: there is no doctor.json" in trained()
     assert main(["doctor", "small.yaml", "--only", "arguments", "run.steps=4"]) == 0
     assert "optim.lr was 0.0006 when it was proven, and is 0.001 now" in trained("run.steps=4", "optim.lr=0.001")
+
+
+ODD = '{"format": 2, "proofs": ["a"]}'
+
+
+@pytest.mark.parametrize("text", [ODD, "[" * 100_000, '{"format": 1, "subject": {}, "proofs": []}'],
+                         ids=["odd", "deep", "older"])
+def test_a_damaged_certificate_is_a_line_for_training_and_the_doctor_takes_its_place(place, capsys, text):
+    (folder := place / "runs/small").mkdir(parents=True)
+    (folder / "doctor.json").write_text(text)
+    said = unproven_in_words(folder, load_recipe("small.yaml"), goes_on=False)
+    assert "is no certificate of this dstrain" in said and "\n" not in said
+    assert main(["doctor", "small.yaml", "--only", "arguments"]) == 0
+    proof, = json.loads((folder / "doctor.json").read_text())["proofs"]
+    assert proof["name"] == "arguments"
+
+
+def test_text_that_changes_while_the_proofs_run_is_not_proven(place, capsys, monkeypatch):
+    prove = PROOFS["arguments"].prove
+
+    def meanwhile(case):
+        (place / "corpus.txt").write_text("another text\n" * 99)
+        return prove(case)
+
+    monkeypatch.setitem(PROOFS, "arguments", replace(PROOFS["arguments"], prove=meanwhile))
+    assert main(["doctor", "small.yaml", "--only", "arguments"]) == 0
+    assert "data.train.0: its files are others" in why_not_proven(place / "runs/small", load_recipe("small.yaml"))
+
+
+@pytest.mark.parametrize("lanes, alone", [(1, True), (4, False)])
+def test_several_ranks_are_claimed_only_where_several_ran(place, lanes, alone, monkeypatch):
+    found = Finding(True, "0", "none", "")
+    for name in ("same_curve", "resume"):
+        monkeypatch.setitem(PROOFS, name, replace(PROOFS[name], prove=lambda case: found))
+    assert main(["doctor", "small.yaml", f"data.lanes={lanes}", "--only", "same_curve,resume"]) == 0
+    proofs = json.loads((place / "runs/small/doctor.json").read_text())["proofs"]
+    assert [proof["claim"].endswith("(here one rank alone ran)") for proof in proofs] == [alone, alone]
 
 
 def test_a_run_that_goes_on_without_any_certificate_is_not_told_again(place, capsys):
