@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from dstrain.config.errors import UserError
 from dstrain.doctor.finding import Finding, NotProven
 from dstrain.doctor.place import refuse_place
 
+PACKAGE = Path(__file__).resolve().parents[1]
 TO_ITS_END = "the proof runs to its end"
 
 
@@ -58,8 +62,17 @@ def broke(finding: Finding) -> bool:
     return finding.tolerance == TO_ITS_END
 
 
-def _broken(error: Exception) -> Finding:
+def what_broke(error: Exception) -> str:
+    """The error's last line, and the last line of code outside of dstrain and of installed packages that led there."""
     lines = str(error).strip().splitlines()
-    return Finding(False, f"{type(error).__name__}: {lines[-1] if lines else ''}", TO_ITS_END,
+    own = [frame for frame in traceback.extract_tb(error.__traceback__)
+           if not frame.filename.startswith(("<", str(PACKAGE), sys.prefix, sys.base_prefix))
+           and "site-packages" not in frame.filename]
+    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}{where}"
+
+
+def _broken(error: Exception) -> Finding:
+    return Finding(False, what_broke(error), TO_ITS_END,
                    "the model, the data or the proof itself broke on the way",
                    "find out what broke with `dstrain train RECIPE run.steps=2`, or report it with this line")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 
@@ -139,3 +140,16 @@ def test_a_translator_of_ones_own_is_called_as_the_familys_is(folder):
     family = family_of(recipe)
     assert type(family.build_trainee(recipe, family.open_tokenizer(recipe, None)).model).__name__ == "Own"
     assert os.getcwd() == str(folder)
+
+
+def test_a_class_that_raises_is_named_with_its_line_and_the_certificate_is_written(folder, capsys):
+    lines = EXAMPLE.splitlines()
+    number = next(n for n, line in enumerate(lines) if "can_attend_BTT(segments_BT)" in line)
+    indent = lines[number][:len(lines[number]) - len(lines[number].lstrip())]
+    lines.insert(number, f"{indent}raise ValueError('no such thing')")
+    (folder / "mine.py").write_text("\n".join(lines))
+    assert main(["doctor", "small.yaml", *MEAN, "--only", "future,padding"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count(f"ValueError: no such thing (mine.py, line {number + 1})") == 3  # two proofs, and the figures
+    written = json.loads((folder / "runs/small/doctor.json").read_text())
+    assert [proof["verdict"] for proof in written["proofs"]] == ["FAILED", "FAILED"] and not written["passed"]
