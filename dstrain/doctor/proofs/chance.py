@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from dstrain.config.schema import Data, Recipe
+from dstrain.config.shape import in_micro_batches
 from dstrain.doctor.case import Case
 from dstrain.doctor.dropped import Dropped, alike, dropped_in_steps
 from dstrain.doctor.finding import Finding, largest, relative
@@ -49,7 +50,7 @@ def prove(case: Case) -> Finding:
 
 
 def of_dropout(case: Case) -> tuple[list[str], str]:
-    recipe, rate = case.recipe, case.recipe.model.dropout
+    recipe, rate = in_micro_batches(case.recipe, None), case.recipe.model.dropout
     found, same, other = (case.ranks(1).run(dropped_in_steps, each, STEPS)[0]
                           for each in (recipe, recipe, _with_other_seed(recipe)))
     if not found.looked:
