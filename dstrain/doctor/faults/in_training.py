@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dstrain.doctor.faults import of_data, of_loss, of_masks, of_runs, of_update
+from dstrain.doctor.faults import of_chance, of_data, of_loss, of_masks, of_runs, of_update
 from dstrain.doctor.faults.fault import Fault
 from dstrain.doctor.faults.planting import fault
 
@@ -115,6 +115,25 @@ UPDATE = (
           of_update.first_micro_batch_repeated),
 )
 
+CHANCE = (
+    fault("mean not kept", "dropout without 1 / (1 - rate): evaluation sees sums that training never had", "chance",
+          of_chance.mean_not_kept),
+    fault("half as much dropped", "a rate that is applied to a half of what it is meant for", "chance",
+          of_chance.half_as_much_dropped),
+    fault("same mask each step", "dropout becomes a smaller network", "chance", of_chance.same_mask_each_step),
+    fault("same mask for each row", "one mask for the batch, expanded", "chance", of_chance.same_mask_for_each_row),
+    fault("masks of no seed", "runs of other seeds drop the same", "chance", of_chance.masks_of_no_seed),
+    fault("never shuffled", "the data's own order, epoch by epoch: a curve with its seasons", "chance",
+          of_chance.never_shuffled),
+    fault("weights of no seed", "runs of other seeds begin alike: their spread is none", "chance",
+          of_chance.weights_of_no_seed),
+    fault("weights of sources ignored", "each source gives as much as the others", "chance",
+          of_chance.source_weights_ignored),
+    fault("perplexity halved", "the loss is right, what is reported of it is not", "chance",
+          of_chance.perplexity_halved),
+    fault("bits that are nats", "a loss a byte that nobody divided by ln 2", "chance", of_chance.bits_for_nats),
+)
+
 RUNS = (
     fault("place of the prefetched", "rows that were made ready but not trained on are lost by a resume", "resume",
           of_runs.place_of_the_prefetched),
@@ -130,4 +149,4 @@ RUNS = (
     fault("tokenizer of another run", "only a name is saved", "rebuild", of_runs.tokenizer_of_another_run),
 )
 
-FAULTS: tuple[Fault, ...] = (*DATA, *MASKS, *LOSS, *UPDATE, *RUNS)
+FAULTS: tuple[Fault, ...] = (*DATA, *MASKS, *LOSS, *UPDATE, *CHANCE, *RUNS)
