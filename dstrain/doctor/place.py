@@ -65,4 +65,4 @@ def _mistake(error: OSError, what: str, choice: str) -> UserError:
         remedy = f"make room{elsewhere}"
     else:
         remedy = f"see to the folder and its permissions{elsewhere}"
-    return UserError(f"cannot {what}: {error.strerror or error}{within}; {remedy}. No certificate was written")
+    return UserError(f"cannot {what}: {error.strerror or error}{within}, and no certificate was written; {remedy}")

@@ -47,7 +47,7 @@ def test_a_full_disk_fails_no_proof(error):
         raise error
 
     remedy = "make room, or .* with TMPDIR|allow more open files"
-    with pytest.raises(UserError, match=f"cannot work in .*; ({remedy})") as said:
+    with pytest.raises(UserError, match=f"cannot work in .*, and no certificate was written; ({remedy})") as said:
         examined("resume", "it holds", "shrunk", attempt)
     assert "\n" not in str(said.value)
 
