@@ -23,7 +23,7 @@ from dstrain.runtime.dist import Ranks
 pytestmark = pytest.mark.ranks
 
 USED = list(dict.fromkeys(fault.proof for fault in FAULTS))
-OF_THE_TRAINER = ("gradient", "schedule", "curve", "same_curve", "logged", "resume", "rebuild")
+OF_THE_TRAINER = ("gradient", "update", "schedule", "curve", "loop", "same_curve", "logged", "resume", "rebuild")
 """of pairs, what is planted into the trainer is not tried again: `dstrain doctor --self-test` does"""
 
 RUN_ELSEWHERE = ("gradient", "schedule", "same_curve", "resume")

@@ -22,12 +22,42 @@ from dstrain.runtime.schedules import _ByStep
 from dstrain.train import evaluate, step, watch
 from dstrain.train.metrics import Meter
 
-SMOOTHED = 0.9
+SMOOTHED, MORE = 0.9, 1.02
 
 
 def mean_of_means() -> None:
     """Each micro-batch divided by its own count, then averaged over micro-batches and ranks, as frameworks do."""
     _by_its_own_count(lambda parts: parts, logged=False)
+
+
+def later_micro_batches_count_more() -> None:
+    """By 2 %: what a rounded weight does that is wrong in all micro-batches but the first."""
+    inner = Engine.backward
+
+    def wrong(self: Engine, loss: torch.Tensor, last: bool) -> None:
+        self.seen = getattr(self, "seen", 0) + 1
+        inner(self, loss if self.seen == 1 else loss * MORE, last)
+        if last:
+            self.seen = 0
+
+    put(Engine, "backward", wrong)
+
+
+def norms_without_gradient() -> None:
+    """Their gradient is lost on the way, as where a copy in another precision takes their place."""
+    inner = Engine.__init__
+
+    def wrong(self: Engine, build_trainee: Any, *others: Any) -> None:
+        def build() -> nn.Module:
+            trainee = build_trainee()
+            for name, parameter in trainee.named_parameters():
+                if name.endswith("norm.weight"):
+                    parameter.register_hook(torch.zeros_like)
+            return trainee
+
+        inner(self, build, *others)
+
+    put(Engine, "__init__", wrong)
 
 
 def sum_over_micro_batches() -> None:

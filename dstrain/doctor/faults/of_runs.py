@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dstrain.data.lanes import Stream
 from dstrain.doctor.faults.planting import put
 from dstrain.runtime.engine import Engine
-from dstrain.train import keep, start
+from dstrain.train import keep, start, trainer
 from dstrain.train.state import RunState, write_side_files
 
 
@@ -21,6 +24,17 @@ def place_of_the_prefetched() -> None:
         newest["place"] = place
 
     put(RunState, "trained", wrong)
+
+
+def place_lost_on_one_rank() -> None:
+    """Where a run on one rank stands is only looked up with several: its lanes begin anew, at the step that is due."""
+    _opened_from(lambda place, ranks: place if ranks.world > 1 or place is None else _begun_anew(place))
+
+
+def epoch_not_saved() -> None:
+    """All of a place but the number of its epoch: after the first one a resumed run repeats rows of the first."""
+    inner = Stream.state
+    put(Stream, "state", lambda self: {**inner(self), "epoch": 0})
 
 
 def moments_not_restored() -> None:
@@ -54,6 +68,21 @@ def tokenizer_of_another_run() -> None:
                 path.unlink()
 
     _side_files(wrong)
+
+
+def _begun_anew(place: dict) -> dict:
+    lanes = {lane: [dict.fromkeys(state, 0) for state in states] for lane, states in place["lanes"].items()}
+    return {**place, "lanes": lanes}
+
+
+def _opened_from(changed: Callable[[Any, Any], Any]) -> None:
+    """The feed begins at another place than the run's own."""
+    inner = trainer.open_feed
+
+    def wrong(recipe: Any, family: Any, tokenizer: Any, state: RunState, ranks: Any) -> Any:
+        return inner(recipe, family, tokenizer, replace(state, place=changed(state.place, ranks)), ranks)
+
+    put(trainer, "open_feed", wrong)
 
 
 def _side_files(change: Any) -> None:

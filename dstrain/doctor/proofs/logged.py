@@ -30,8 +30,11 @@ from dstrain.train.trainer import train
 
 CLAIM = "the logged loss is the optimized loss, and a validation's is its sum over its count"
 STEPS = 3
-BOUND = {"fp32": 1e-5, "bf16": 2e-2}
-WHY = {"fp32": "relative: other shapes sum in another order", "bf16": "relative: 8 bits of mantissa"}
+BOUND = {"fp32": 1e-5, "bf16": 2e-4}
+WHY = {"fp32": "relative: other shapes sum in another order",
+       "bf16": "relative: roundings to 8 bits average out over the targets, 4e-6 to 2e-5 was measured"}
+OF_BACKWARD = 1e-5
+"""the same sums in fp32 or more, whatever the forward pass was rounded to"""
 NOTHING, BEST = 0.0, 1.0
 """loss and perplexity of a model that is always right"""
 UNSCORED = -100
@@ -56,12 +59,14 @@ def prove(case: Case) -> Finding:
     errors = {"the logged loss is not the sum over all targets divided by their number": largest(of_step),
               "what backward gets is not what is logged": largest(of_backward),
               "a validation's loss is not its sum over its count": largest(of_valid)}
-    faults = [f"{fault} ({error:.1e})" for fault, error in errors.items() if not error <= BOUND[precision]] + forgotten
+    bounds = (BOUND[precision], OF_BACKWARD, BOUND[precision])
+    faults = [f"{fault} ({error:.1e})" for (fault, error), bound in zip(errors.items(), bounds) if not error <= bound]
+    faults += forgotten
     return Finding(
         not faults, f"step 1 {errors[next(iter(errors))]:.1e} off a float64 reference, {largest(of_backward):.1e} off "
         f"what {STEPS} steps optimized; validation {largest(of_valid):.1e} off, over {batches} batches; a loss of 0 is "
         f"written as {'it is' if not forgotten else 'something else'}",
-        f"{BOUND[precision]:.0e} {WHY[precision]}", "; ".join(faults),
+        f"{BOUND[precision]:.0e} {WHY[precision]}; {OF_BACKWARD:.0e} off what was optimized", "; ".join(faults),
         "log what is optimized: sums over all micro-batches and ranks, divided once by their count; and ask `is not "
         "None` where 0.0 is a value" if faults else "")
 

@@ -50,8 +50,8 @@ def prove(case: Case) -> Finding:
     ended = epochs_ended(folder / "straight" / recipe.run.name / "checkpoints", LONG_STOPS)
     return Finding(
         not differences and compared > 0 and off <= bound,
-        f"{len(differences)} of {compared:,} records and checkpoint files differ on {' and '.join(map(str, case.worlds))}"
-        f" rank(s), {ended} ended epoch(s) in what was gone on from"
+        f"{len(differences)} of {compared:,} records and checkpoint files differ on "
+        f"{' and '.join(map(str, case.worlds))} rank(s), {ended} ended epoch(s) in what was gone on from"
         + (f"; from {most} ranks to 1 losses {off:.1e} off" if most > 1 else ""),
         f"none, to the bit; on another number of ranks losses {bound:.0e}, rounding of {case.precision}",
         "" if not differences and off <= bound else f"first: {differences[0] if differences else 'a loss'}: state that "
@@ -100,7 +100,7 @@ def epochs_ended(checkpoints: Path, steps: tuple[int, ...]) -> int:
 
 
 def resumable(recipe: Recipe, valid: tuple[Source, ...] = (), steps: int = STEPS, every: int = 2) -> Recipe:
-    """Saves after every second step, or so. With `valid` it validates there too, which must leave no trace in later steps."""
+    """Saves after every second step, or so. With `valid` it validates there too: no trace of it in later steps."""
     return replace(recipe, run=replace(recipe.run, name="run", steps=steps),
                    checkpoint=replace(recipe.checkpoint, every=every, keep=99),
                    data=replace(recipe.data, valid=valid), valid=replace(recipe.valid, every=every, patience=None),

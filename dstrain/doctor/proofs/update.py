@@ -59,8 +59,8 @@ def judged(of_gradients: list[float], of_state: dict[str, float], losses: list[f
         faults.append("steps go up, or optim.lr is far too large")
     return Finding(
         not faults, f"weights and moments {error:.1e} off after {STEPS} steps; clipped gradients "
-        f"{largest(of_gradients):.1e} off a float64 reference; one batch's loss {losses[0]:.4f} to {min(losses[1:]):.4f} "
-        f"in {len(losses)} steps",
+        f"{largest(of_gradients):.1e} off a float64 reference; one batch's loss {losses[0]:.4f} to "
+        f"{min(losses[1:]):.4f} in {len(losses)} steps",
         f"{BOUND:.0e} of what each parameter moved, beside the rounding of fp32; gradients {bound:.0e}, rounding of "
         f"{precision}; a loss that falls", "; ".join(faults),
         "compare optim.* and the optimizer's groups with what was meant" if faults else "")
