@@ -23,7 +23,7 @@ from dstrain.infer.ties import greedy_ties
 from dstrain.infer.translate import limit_of, translate_ids
 from dstrain.nn.mode import in_eval
 
-NEW_TOKENS = 8
+NEW_TOKENS, MANY_NEW_TOKENS = 8, 64
 WATCHED, EXCHANGED, LONGER = (2, 5, 3), 7, 11
 """tokens of the beginnings that are watched, of the one beside them, and of a longer one in its place"""
 STEPS = 8
@@ -49,15 +49,26 @@ class Texts:
             ids = torch.cat([batch.ids_BT[batch.ids_BT != tokenizer.eot]
                              for step in islice(feed, STEPS) for batch in step.micro_batches]).tolist()
         *self.watched, self.third, self.other, self.longer = self._prompts(ids)
+        self._ids = ids
 
-    def cached(self, model: torch.nn.Module, prompts: list[str]) -> list[Continued]:
+    def as_long_as(self, length: int) -> tuple[str, int]:
+        """(a prompt that leaves as few tokens of that length as are asked for, new tokens to ask for)."""
+        size = most = length - NEW_TOKENS
+        while size > 0:
+            text = self._tokenizer.decode(_repeated(self._ids, size))
+            if 0 < len(self._tokenizer.encode(text)) <= most:
+                return text, NEW_TOKENS
+            size -= 1 + size // 50
+        raise NotProven(f"no text leaves {NEW_TOKENS} of {length} tokens to continue")
+
+    def cached(self, model: torch.nn.Module, prompts: list[str], new_tokens: int = NEW_TOKENS) -> list[Continued]:
         return [Continued(found.ids, sum(found.logprobs), found.ties)
-                for found in generate(model, self._tokenizer, prompts, NEW_TOKENS)]
+                for found in generate(model, self._tokenizer, prompts, new_tokens)]
 
-    def uncached(self, model: torch.nn.Module, prompt: str) -> Continued:
+    def uncached(self, model: torch.nn.Module, prompt: str, new_tokens: int = NEW_TOKENS) -> Continued:
         """By the forward pass of training on the row so far, alone, one for each token."""
         start = self._tokenizer.encode(prompt).tolist()
-        most = min(NEW_TOKENS, model.length - len(start))
+        most = min(new_tokens, model.length - len(start))
 
         def inputs(ids: list[int]) -> dict[str, torch.Tensor]:
             row = Row(0, [Part(None, np.array([*start, *ids, 0]), 0, False)])
@@ -98,17 +109,22 @@ class Sources:
             [*inner[start:start + size - 1], end] for start, size in zip(starts, sizes))
         if self.other == self.third:
             self.other = [*self.third[-2::-1], end]
+        self._inner, self._end = inner, end
 
-    def cached(self, model: torch.nn.Module, sources: list[list[int]]) -> list[Continued]:
+    def as_long_as(self, length: int) -> tuple[list[int], int]:
+        """(a source of that length, tokens of a target to ask for: each is a pass)."""
+        return [*_repeated(self._inner, length - 1), self._end], MANY_NEW_TOKENS
+
+    def cached(self, model: torch.nn.Module, sources: list[list[int]], new_tokens: int = NEW_TOKENS) -> list[Continued]:
         """`translate`, greedy. Its score is divided by a function of the number of tokens."""
-        limits = [min(NEW_TOKENS, limit_of(len(source), model.length)) for source in sources]
+        limits = [min(new_tokens, limit_of(len(source), model.length)) for source in sources]
         found = translate_ids(model, sources, self._start, beam=1, limits=limits)
         return [Continued(each.ids, each.score * (5 + len(each.ids) + (each.stopped == "end")) / 6, each.ties)
                 for each in found]
 
-    def uncached(self, model: torch.nn.Module, source: list[int]) -> Continued:
+    def uncached(self, model: torch.nn.Module, source: list[int], new_tokens: int = NEW_TOKENS) -> Continued:
         """By the forward pass of training on the pair so far, alone, one for each token."""
-        most = min(NEW_TOKENS, limit_of(len(source), model.length))
+        most = min(new_tokens, limit_of(len(source), model.length))
 
         def inputs(ids: list[int]) -> dict[str, torch.Tensor]:
             pair = Pair(np.array(source), np.array([*ids, 0]))
@@ -125,6 +141,10 @@ def beginnings(case: Case, model: torch.nn.Module, tokenizer: Any) -> Texts | So
     return Sources(case, tokenizer) if hasattr(model, "encode") else Texts(case, tokenizer)
 
 
+def _repeated(tokens: list[int], size: int) -> list[int]:
+    return (tokens * (size // len(tokens) + 1))[:size]
+
+
 @torch.no_grad()
 def _by_forward_passes(model: torch.nn.Module, inputs: Any, eot: int, most: int, ends_count: bool) -> Continued:
     ids: list[int] = []
@@ -132,7 +152,7 @@ def _by_forward_passes(model: torch.nn.Module, inputs: Any, eot: int, most: int,
     with in_eval(model):
         while len(ids) < most:
             hidden = model(**inputs(ids), keys_B=None)[0]
-            logits_V = model.logits(hidden)[0, -1].double()
+            logits_V = model.logits(hidden[:, -1:])[0, -1].double()
             token = int(logits_V.argmax())
             ties += int(greedy_ties(logits_V[None], 1e-12))
             if token != eot or ends_count:

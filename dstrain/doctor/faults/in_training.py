@@ -62,6 +62,8 @@ MASKS = (
           of_masks.generation_attends_padding),
     fault("cached positions", "a short prompt's new tokens are placed behind its padding", "continuations",
           of_masks.cached_positions_of_the_row, role="segments"),
+    fault("cached slots lost", "right for prompts of a few words, wrong from the twentieth token on", "continuations",
+          of_masks.cache_far_slots_lost),
 )
 
 LOSS = (

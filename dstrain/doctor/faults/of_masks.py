@@ -114,3 +114,16 @@ def cached_positions_of_the_row() -> None:
         return extension._replace(positions_BT=torch.full_like(extension.positions_BT, int(self.lengths_B.max()) - 1))
 
     put(KvCache, "extend", wrong)
+
+
+def cache_far_slots_lost() -> None:
+    """Slots behind the first 20 are attended for a token only: short prompts never get there."""
+    inner = KvCache.extend
+
+    def wrong(self: KvCache, new_length: int, lengths_B: torch.Tensor) -> Extension:
+        extension = inner(self, new_length, lengths_B)
+        slots_S = torch.arange(extension.can_attend_B1TS.shape[-1])
+        lost_BTS = (slots_S >= 20) & (extension.positions_BT[:, :, None] - slots_S >= 2)
+        return extension._replace(can_attend_B1TS=extension.can_attend_B1TS & ~lost_BTS.unsqueeze(1))
+
+    put(KvCache, "extend", wrong)

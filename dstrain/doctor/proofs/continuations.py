@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import torch
 
-from dstrain.doctor.case import Case
+from dstrain.doctor.case import LONGEST, Case
 from dstrain.doctor.continued import NEW_TOKENS, Continued, Sources, Texts, beginnings
 from dstrain.doctor.finding import Finding, largest, relative
 from dstrain.doctor.recipe_subject import fresh_trainee
@@ -20,8 +21,8 @@ LOUDER = 8.0
 
 
 def prove(case: Case) -> Finding:
-    """Three comparisons: with a cache and without, in float64; beside a longer neighbour, too; and beside another one
-    of as many tokens, where the shapes are the same and no bit may differ."""
+    """Four comparisons: with a cache and without, in float64; beside a longer neighbour, too; as long as the recipe's
+    rows; and beside another neighbour of as many tokens, where the shapes are the same and no bit may differ."""
     tokenizer = case.tokenizer()
     model = louder_model(case, tokenizer)
     rows = beginnings(case, model, tokenizer)
@@ -31,18 +32,20 @@ def prove(case: Case) -> Finding:
     of_cache, ties = differences(beside, alone)
     of_longer, more_ties = differences(beside[:-1], rows.cached(exact, [*rows.watched, rows.longer])[:-1])
     in_float32, float32_ties = differences(rows.cached(model, [*rows.watched, rows.third]), alone)
+    of_length, length, length_ties = of_a_long_one(case, rows, tokenizer)
     bits, tokens = changed_bits(model, rows)
     faults = [fault for fault, there in {
         f"a cache changes them (by {of_cache:.1e})": of_cache > ROUNDING["float64"],
         f"a longer neighbour changes them (by {of_longer:.1e})": of_longer > ROUNDING["float64"],
+        f"a cache changes one as long as a row, {length} tokens (by {of_length:.1e})": of_length > ROUNDING["float64"],
         f"in float32 a cache changes them (by {in_float32:.1e})": in_float32 > ROUNDING["float32"],
         f"another neighbour changes {bits} of them": bits > 0}.items() if there]
     if not tokens:
         faults.append("nothing was generated")
     return Finding(
         not faults, f"{of_cache:.1e} between cache and none, {of_longer:.1e} beside a longer neighbour, "
-        f"{in_float32:.1e} in float32, relative, in log p of {tokens} tokens; {bits} changed by another neighbour; "
-        f"{ties + more_ties} ties, {float32_ties} in float32",
+        f"{of_length:.1e} at {length} tokens, {in_float32:.1e} in float32, relative, in log p of {tokens} tokens; {bits} "
+        f"changed by another neighbour; {ties + more_ties + length_ties} ties, {float32_ties} in float32",
         f"{ROUNDING['float64']:.0e} relative in float64, {ROUNDING['float32']:.0e} in float32: other shapes round "
         "otherwise (and a search counts in steps of 2^-20); only a tie may choose another token. None where the shapes "
         "are the same",
@@ -60,6 +63,18 @@ def louder_model(case: Case, tokenizer: object) -> torch.nn.Module:
             if parameter.dim() > 1:
                 parameter.mul_(LOUDER)
     return trainee.model
+
+
+def of_a_long_one(case: Case, rows: Texts | Sources, tokenizer: object) -> tuple[float, int, int]:
+    """(relative difference with a cache and without, length, ties): a small model of the recipe's own length, with a
+    beginning or a source as long, beside a short one."""
+    length = max(min((case.full or case.recipe).batch.length, LONGEST), case.recipe.batch.length)
+    long_case = replace(case, recipe=replace(case.recipe, batch=replace(case.recipe.batch, length=length)))
+    model = louder_model(long_case, tokenizer).double()
+    long, new_tokens = rows.as_long_as(length)
+    found = rows.cached(model, [rows.watched[0], long], new_tokens)[1]
+    error, ties = differences([found], [rows.uncached(model, long, new_tokens)])
+    return error, length, ties
 
 
 def differences(found: list[Continued], expected: list[Continued]) -> tuple[float, int]:
