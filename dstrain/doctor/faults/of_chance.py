@@ -1,4 +1,4 @@
-"""Faults of what is drawn: dropout, orders, first weights and shares; and of scores that repeat a loss in other words."""
+"""Faults of what is drawn: dropout, orders, first weights, shares; and of scores that repeat a loss in other words."""
 
 from __future__ import annotations
 

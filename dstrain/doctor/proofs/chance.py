@@ -43,8 +43,8 @@ def prove(case: Case) -> Finding:
         faults, said = faults + more, f"{said}; {in_words}"
     return Finding(
         not faults, said, f"the rate within {SIGMAS:.0f} standard deviations; of what two masks drop, the rate in "
-        f"common, {MOST_ALIKE} off, more where little is dropped; the kept by 1 / (1 - rate), {SCALE_OFF[case.precision]:.0e} off: rounding of "
-        f"{case.precision}; shares by {SHARE_OFF}: whole documents; scores {SCORES_OFF:.0e}: float64",
+        f"common, {MOST_ALIKE} off, more where little is dropped; the kept times 1 / (1 - rate), "
+        f"{SCALE_OFF[case.precision]:.0e} off: rounding of {case.precision}; shares by {SHARE_OFF}: whole documents; scores {SCORES_OFF:.0e}: float64",
         "; ".join(faults), "" if not faults else "a seed, a step number, a rate or a weight of the recipe does not "
         "arrive where it is needed: follow it from the recipe to that place")
 

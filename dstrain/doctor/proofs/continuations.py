@@ -44,8 +44,8 @@ def prove(case: Case) -> Finding:
         faults.append("nothing was generated")
     return Finding(
         not faults, f"{of_cache:.1e} between cache and none, {of_longer:.1e} beside a longer neighbour, "
-        f"{of_length:.1e} at {length} tokens, {in_float32:.1e} in float32, relative, in log p of {tokens} tokens; {bits} "
-        f"changed by another neighbour; {ties + more_ties + length_ties} ties, {float32_ties} in float32",
+        f"{of_length:.1e} at {length} tokens, {in_float32:.1e} in float32, relative, in log p of {tokens} tokens; "
+        f"{bits} changed by another neighbour; {ties + more_ties + length_ties} ties, {float32_ties} in float32",
         f"{ROUNDING['float64']:.0e} relative in float64, {ROUNDING['float32']:.0e} in float32: other shapes round "
         "otherwise (and a search counts in steps of 2^-20); only a tie may choose another token. None where the shapes "
         "are the same",

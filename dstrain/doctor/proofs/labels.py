@@ -31,8 +31,8 @@ def prove(case: Case) -> Finding:
                    f"doubled or out of place, counted on the first documents of each source", "none",
                    "" if passed else "a missing or double shift, a label that crosses a document, a missing start, "
                    "ends that are never scored, padding that is, sources beside others' targets, rows that are lost "
-                   "or scored twice on some number of ranks, an epoch or a long document that is not whole, or segments "
-                   "and positions that do not begin where a document does")
+                   "or scored twice on some number of ranks, an epoch or a long document that is not whole, or "
+                   "segments and positions that do not begin where a document does")
 
 
 def _at_its_own_length(case: Case) -> Recipe:
