@@ -17,6 +17,7 @@ PROOF_NAMES = (
 _INAPPLICABLE: dict[str, Callable[[Recipe], bool]] = {
     "overlap": lambda recipe: not recipe.data.valid,  # no evaluation text
     "documents": lambda recipe: recipe.family == "translate",  # a row is one pair
+    "chance": lambda recipe: recipe.model.code is not None,  # a class of one's own that drops nothing
     "continuations": lambda recipe: True,  # texts too short to be continued, a class that cannot generate
 }
 

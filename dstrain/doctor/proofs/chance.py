@@ -17,7 +17,7 @@ from dstrain.config.schema import Data, Recipe
 from dstrain.config.shape import in_micro_batches
 from dstrain.doctor.case import Case
 from dstrain.doctor.dropped import Dropped, alike, dropped_in_steps
-from dstrain.doctor.finding import Finding, largest, relative
+from dstrain.doctor.finding import Finding, NotProven, largest, relative
 from dstrain.doctor.fresh_engine import fresh_engine
 from dstrain.doctor.proofs.overlap import Looked, samples
 from dstrain.families import family_of
@@ -34,6 +34,7 @@ FEW = 5
 SIGMAS, MOST_ALIKE, SHARE_OFF = 6.0, 0.05, 0.1
 SCALE_OFF = {"fp32": 1e-5, "bf16": 5e-3}
 SCORES_OFF = 1e-9
+NO_DROPOUT = "no module of the model drops anything in training, so dropout is not judged"
 
 
 def prove(case: Case) -> Finding:
@@ -41,10 +42,13 @@ def prove(case: Case) -> Finding:
     for part in (of_seeds, of_shares, of_scores):
         more, in_words = part(case)
         faults, said = faults + more, f"{said}; {in_words}"
+    if not faults and said.startswith(NO_DROPOUT):
+        raise NotProven(said)
     return Finding(
         not faults, said, f"the rate within {SIGMAS:.0f} standard deviations; of what two masks drop, the rate in "
         f"common, {MOST_ALIKE} off, more where little is dropped; the kept times 1 / (1 - rate), "
-        f"{SCALE_OFF[case.precision]:.0e} off: rounding of {case.precision}; shares by {SHARE_OFF}: whole documents; scores {SCORES_OFF:.0e}: float64",
+        f"{SCALE_OFF[case.precision]:.0e} off: rounding of {case.precision}; shares by {SHARE_OFF}: whole documents; "
+        f"scores {SCORES_OFF:.0e}: float64",
         "; ".join(faults), "" if not faults else "a seed, a step number, a rate or a weight of the recipe does not "
         "arrive where it is needed: follow it from the recipe to that place")
 
@@ -54,7 +58,7 @@ def of_dropout(case: Case) -> tuple[list[str], str]:
     found, same, other = (case.ranks(1).run(dropped_in_steps, each, STEPS)[0]
                           for each in (recipe, recipe, _with_other_seed(recipe)))
     if not found.looked:
-        return [f"no dropout was seen in training, and the recipe has {rate}"], "no dropout seen"
+        return [], NO_DROPOUT
     allowed = SIGMAS * math.sqrt(rate * (1 - rate) / found.looked)
     scale_off = relative(found.scale, 1 / (1 - rate))
     common = _in_common(found, other)

@@ -10,8 +10,10 @@ import pytest
 from dstrain.config.load import load_recipe
 from dstrain.doctor.case import Case
 from dstrain.doctor.faults import of_chance
-from dstrain.doctor.faults.planting import planted
+from dstrain.doctor.faults.planting import planted, put
+from dstrain.doctor.finding import NotProven
 from dstrain.doctor.proofs import chance
+from dstrain.nn.chance import KeyedDropout
 
 pytestmark = pytest.mark.ranks
 
@@ -30,13 +32,13 @@ def other(case: Case, rate: float, seed: int) -> Case:
                                         run=replace(recipe.run, seed=seed)))
 
 
-@pytest.mark.parametrize("rate, seed", [(0.01, 1), (0.1, 2), (0.3, 3), (0.5, 4), (0.9, 5)])
+@pytest.mark.parametrize("rate, seed", [(0.01, 1), (0.3, 3), (0.9, 5)])
 def test_any_rate_and_seed_is_within_the_bounds(case, rate, seed):
     faults, said = chance.of_dropout(other(case, rate, seed))
     assert not faults and f"({rate} asked)" in said and "another row" in said, (faults, said)
 
 
-@pytest.mark.parametrize("seed", range(100, 104))
+@pytest.mark.parametrize("seed", range(100, 102))
 def test_another_seed_is_another_order_also_where_both_begin_alike(case, seed):
     assert chance.of_seeds(other(case, 0.1, seed))[0] == chance.of_shares(other(case, 0.1, seed))[0] == []
 
@@ -58,3 +60,13 @@ def test_a_corpus_of_one_document_has_one_order(tmp_path):
     finally:
         case.close()
     assert finding.passed and "gives 0 of 32 steps other rows" in finding.figure, finding
+
+
+def test_where_nothing_drops_dropout_is_not_proven(case):
+    with planted(case, nothing_dropped), pytest.raises(NotProven, match="so dropout is not judged; another seed"):
+        chance.prove(case)
+
+
+def nothing_dropped() -> None:
+    """As if the model had no such modules."""
+    put(KeyedDropout, "training", property(lambda self: False, lambda self, value: None))
