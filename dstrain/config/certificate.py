@@ -95,7 +95,7 @@ def _is_certificate(found: Any) -> bool:
     forms = {"device": str, "device_name": str, "versions": dict, "passed": bool, "figures": list}
     if not all(isinstance(found.get(key), form) for key, form in forms.items()):
         return False
-    if not _are(found.get("not_proven"), str) or not _are(proofs, dict):
+    if not all(_are(found.get(key), str) for key in ("not_proven", "not_run")) or not _are(proofs, dict):
         return False
     parts = ("recipe", "commits", "versions", "files", "hashes")
     if not isinstance(subject, dict) or not all(isinstance(subject.get(part), dict) for part in parts):
@@ -109,7 +109,7 @@ def _is_certificate(found: Any) -> bool:
         return False
     names = [proof["name"] for proof in proofs]
     return (len(set(names)) == len(names)
-            and found["passed"] == all(proof["verdict"] != "FAILED" for proof in proofs))
+            and found["passed"] == (not found["not_run"] and all(proof["verdict"] != "FAILED" for proof in proofs)))
 
 
 def _is_proof(proof: dict) -> bool:

@@ -42,8 +42,8 @@ def consult(recipe: Recipe, case: Case, names: list[str], folder: RunFolder, scr
                       data_sample=data_sample, figures=figures, not_proven=beyond_reach,
                       subject=subject)
     folder.make()
-    write_certificate(folder.path, new)
-    screen.summary(found, new["not_proven"], sum(bool(figure.advice) for figure in figures))
+    new = write_certificate(folder.path, new)
+    screen.summary(found, new["not_proven"], len(new["not_run"]), sum(bool(figure.advice) for figure in figures))
     screen.line(f"certificate: {folder.path / FILE}")
     return int(any(examined.failed for examined in found))
 

@@ -51,7 +51,7 @@ class Screen:
             lines += labelled(f"{'':<12}", f"look: {figure.advice}", width_here()) if figure.advice else []
             self.line("\n".join(lines))
 
-    def summary(self, found: Sequence[Examined], not_proven: Sequence[str], advised: int) -> None:
+    def summary(self, found: Sequence[Examined], not_proven: Sequence[str], not_run: int, advised: int) -> None:
         proven, failed = (sum(getattr(examined, verdict) for examined in found) for verdict in ("passed", "failed"))
         if not_proven:
             self.line("\nnot proven")
@@ -59,8 +59,10 @@ class Screen:
                 self.line("\n".join(labelled("-", reason, width_here(), label_width=1)))
         seconds = time.monotonic() - self._began
         tried = len(found) - proven - failed
-        self.line(f"\n{proven} proven, {tried} not proven, {failed} FAILED in {seconds:.0f} s"
-                  + (f"; {advised} figure(s) to look at" if advised else ""))
+        left_out = f", {not_run} not run" if not_run else ""
+        self.line(f"\n{proven} proven, {tried} not proven{left_out}, {failed} FAILED in {seconds:.0f} s")
+        if advised:
+            self.line(f"{advised} figure(s) to look at")
         if failed:
             self.line(f"FAILED: {', '.join(examined.name for examined in found if examined.failed)}")
 

@@ -115,6 +115,7 @@ def test_a_proof_run_again_takes_its_place_among_the_others_of_the_same_recipe_o
     assert why_not_proven(tmp_path, recipe_of()) is None
     of_other = written(tmp_path, recipe_of("optim.lr=0.001"), found=[outcome(first)])
     assert [proof["name"] for proof in of_other["proofs"]] == [first]
+    assert again["not_run"] == [] and of_other["not_run"] == others and not of_other["passed"]
 
 
 @pytest.mark.parametrize("text", ["{torn", "[]", '{"format": 0}', ""])

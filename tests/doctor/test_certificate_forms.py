@@ -25,7 +25,7 @@ ODD = [
     (("proofs", 0, "figure"), ABSENT), (("proofs", 0, "verdict"), "not proven"),
     (("passed",), False), (("passed",), ABSENT), (("format",), None), (("figures",), ABSENT),
     (("device",), ABSENT), (("device_name",), 1), (("versions",), ABSENT), (("versions",), []),
-    (("not_proven",), ABSENT), (("not_proven",), [1]),
+    (("not_run",), ABSENT), (("not_run",), ["labels"]), (("not_proven",), ABSENT), (("not_proven",), [1]),
     (("subject",), None), (("subject", "recipe"), []), (("subject", "recipe"), ABSENT),
     (("subject", "recipe", "optim.lr"), {"a": [1]}), (("subject", "recipe", "optim.lr"), "\ud800"),
     (("subject", "hashes"), None), (("subject", "hashes"), ABSENT), (("subject", "hashes"), []),
