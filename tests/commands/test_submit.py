@@ -329,7 +329,7 @@ def certified(*overrides: str, failed: bool = False) -> None:
                "tolerance": "none"} for name in PROOF_NAMES]
     (folder / "doctor.json").write_text(json.dumps({
         "format": 2, "subject": subject_of(recipe), "device": "cpu", "device_name": "cpu", "versions": {},
-        "proofs": proofs, "passed": not failed, "figures": [], "not_proven": []}))
+        "proofs": proofs, "passed": not failed, "figures": [], "not_proven": [], "not_run": []}))
 
 
 def test_a_job_that_requires_the_doctor_is_refused_until_its_recipe_is_proven_as_it_is(cluster, capsys):
