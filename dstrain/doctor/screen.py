@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
-from dstrain.doctor.examined import Examined
+from dstrain.doctor.examined import Examined, broke
 from dstrain.doctor.table import labelled, lines_of, width_here
 from dstrain.doctor.warnings.figure import Figure
 
@@ -19,6 +19,8 @@ class Screen:
     def __init__(self, out: TextIO | None = None):
         self._out = out or sys.stdout
         self._live = self._out.isatty()
+        self._broken: dict[str, str] = {}
+        """by what broke it, the first proof that did"""
         self._began, self._stop, self._clock = time.monotonic(), threading.Event(), None
 
     def line(self, text: str = "") -> None:
@@ -40,8 +42,14 @@ class Screen:
             print("\r\x1b[K", end="", file=self._out, flush=True)
 
     def proof(self, examined: Examined) -> None:
+        """What broke several of them is told once."""
         self.end()
-        self.line("\n".join(lines_of(examined, width_here())))
+        same = examined.finding is not None and broke(examined.finding) and self._broken.setdefault(
+            examined.finding.figure, examined.name) != examined.name
+        told = lines_of(examined, width_here())
+        if same:
+            told = told[:1] + labelled("found", f"broke as {self._broken[examined.finding.figure]} did", width_here())
+        self.line("\n".join(told))
 
     def figures(self, figures: Sequence[Figure]) -> None:
         """All in a line each; those with advice say so."""

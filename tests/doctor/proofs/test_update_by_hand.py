@@ -1,4 +1,4 @@
-"""The rule written out by hand is torch's and dstrain's own; what the proofs of update, loop and bf16 see and let pass."""
+"""The update's rule by hand is torch's and dstrain's own; what the proofs of update, loop and bf16 see and let pass."""
 
 from __future__ import annotations
 
