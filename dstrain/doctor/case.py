@@ -130,6 +130,11 @@ class Case:
         subject = subject_of(recipe, self.family, tokenizer, self.family.anatomy.intruded(recipe, tokenizer))
         return subject if subject.roles.segments is not None else stretched(subject, length)
 
+    def on_few_documents(self, purpose: str) -> Recipe:
+        """The recipe on the first documents of its sources; without any to validate on, on those to train on."""
+        few = self.family.anatomy.excerpt(self.recipe, self.new_folder(purpose), few=True)
+        return replace(few, data=replace(few.data, valid=few.data.valid or few.data.train))
+
     def fresh_trainee(self) -> tuple[nn.Module, Any]:
         """What the engine would wrap, at its initial weights and in small; and the tokenizer."""
         tokenizer = self.tokenizer()

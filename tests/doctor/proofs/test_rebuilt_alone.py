@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from deepspeed.runtime.zero.linear import zero3_linear_wrap
 
 from dstrain.config.load import load_recipe
 from dstrain.doctor.case import Case
@@ -32,6 +34,13 @@ def test_at_stage_3_in_bf16_it_is_rebuilt_to_the_bit_without_its_run_folder_and_
     monkeypatch.setattr(rebuild, "rebuilt", look)
     finding = rebuild.prove(case)
     assert finding.passed and finding.figure.startswith("0 of 3 answers") and there == ["checkpoint"], finding
+
+
+def test_an_engine_that_was_in_this_process_before_changes_nothing(case, monkeypatch):
+    """At stage 3 it leaves DeepSpeed's linear layer in the place of torch's, which rounds otherwise."""
+    monkeypatch.setattr(torch.nn.functional, "linear", zero3_linear_wrap)
+    finding = rebuild.prove(case)
+    assert finding.passed and torch.nn.functional.linear is zero3_linear_wrap, finding
 
 
 def test_weights_that_are_not_the_newest_are_named(case, monkeypatch):
