@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from dstrain.config.environment import take_environment
 from dstrain.config.errors import Trouble, UserError
 from dstrain.config.load import load_recipe
 from dstrain.config.schema import Recipe
@@ -22,8 +23,7 @@ def doctor_command(name: str, overrides: list[str], ds_config: str | None, only:
     """0 when nothing failed, 1 when a proof did (or a planted fault passed); a user's mistake is a UserError."""
     _take_device(device)
     recipe = load_recipe(name, overrides, ds_config)
-    for variable, value in recipe.environment.items():  # as the training itself does
-        os.environ.setdefault(variable, value)
+    take_environment(recipe.environment, os.environ)  # as the training itself does
     if self_test and only:
         raise UserError("--self-test runs every proof; leave --only out")
     try:

@@ -26,6 +26,7 @@ from dstrain.cluster.script import NEWEST_LOG, Files, batch_script
 from dstrain.cluster.shared import SeenByNodes
 from dstrain.cluster.sweep import Member, members_of
 from dstrain.config.certificate import why_not_proven
+from dstrain.config.environment import take_environment
 from dstrain.config.errors import UserError
 from dstrain.config.load import load_recipe, load_saved_recipe, recipe_to_dict
 from dstrain.config.os_errors import in_words
@@ -40,8 +41,7 @@ NETWORK_PATIENCE_S = 3.0
 def submit_command(given: Namespace) -> int:
     request = request_of(given, os.environ)
     members = members_of(request.sweep, given.overrides, lambda overrides: load_recipe(given.recipe, overrides))
-    for name, value in members[0].recipe.environment.items():  # as the training itself does
-        os.environ.setdefault(name, value)
+    take_environment(members[0].recipe.environment, os.environ)  # as the training itself does
     fit = fitted(request, slurm.nodes())
     said = checked(members, fit, given.shared, os.environ, given.require_doctor)
     files = _files(members, given)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dstrain.config.schema import Recipe
+from dstrain.doctor.fresh_engine import with_each_update
 from dstrain.doctor.short_run import short_run
 from dstrain.runtime.dist import Ranks
-from dstrain.runtime.engine import Engine
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Dropped:
 
 def dropped_in_steps(ranks: Ranks, recipe: Recipe, steps: int) -> Dropped:
     found = Dropped()
-    with _each_dropout(found), _each_step(found):
+    with _each_dropout(found), with_each_update(lambda: found.masks.append({})):
         short_run(ranks, recipe, None, steps, ragged=False)
     found.masks = found.masks[:steps]
     return found
@@ -72,18 +72,3 @@ def _each_dropout(found: Dropped) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-@contextmanager
-def _each_step(found: Dropped) -> Iterator[None]:
-    inner = Engine.update
-
-    def update(engine: Engine) -> bool:
-        found.masks.append({})
-        return inner(engine)
-
-    Engine.update = update
-    try:
-        yield
-    finally:
-        Engine.update = inner

@@ -14,6 +14,7 @@ from dstrain.doctor.subject import Roles, Seen, Subject, TensorDict
 from dstrain.guard.machine import Memory
 from dstrain.nn.chance import row_keys
 from dstrain.objectives.loss_law import loss_law
+from dstrain.runtime.engine import fill_weights
 from dstrain.train.family import Batch, Family
 
 BYTES_A_PARAMETER = 16
@@ -51,9 +52,8 @@ def subject_of(recipe: Recipe, family: Family, tokenizer: Any, batch: Batch) -> 
 def fresh_trainee(recipe: Recipe, family: Family, tokenizer: Any) -> nn.Module:
     """The untrained model at its initial weights, in one process."""
     trainee = family.build_trainee(recipe, tokenizer)
-    with torch.no_grad():
-        for name, parameter in trainee.model.named_parameters():
-            parameter.copy_(family.initial_weight(trainee.model, name, parameter.shape, recipe.run.seed))
+    fill_weights(trainee, lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed),
+                 rank=0)
     return trainee
 
 

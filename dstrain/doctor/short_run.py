@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from dstrain.config.engine_json import engine_json
 from dstrain.config.schema import Recipe
+from dstrain.doctor.fresh_engine import fresh_engine
 from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine, own_name
@@ -59,27 +59,21 @@ def short_run(ranks: Ranks, recipe: Recipe, ds_config: str | None, steps: int, r
     each step's gradient and the first weights, too; `repeats` takes the first step's rows in all steps.
     """
     family = family_of(recipe)
-    tokenizer = family.open_tokenizer(recipe, None)
-    config = engine_json(recipe, ranks.world, ranks.device.type, ds_config)
     objective = family.build_objective(recipe)
-    engine = Engine(lambda: family.build_trainee(recipe, tokenizer),
-                    lambda trainee: lambda name, shape: family.initial_weight(
-                        trainee.model, name, shape, recipe.run.seed),
-                    recipe, config, ranks)
-    observer, start = _Observer(engine, steps if closely else 1), _weights(engine) if closely else []
     meter = Meter(objective, ranks)
-    with closing(family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, None)) as feed:
-        for number, step in zip(range(1, steps + 1), itertools.repeat(next(feed)) if repeats else feed):
-            cut_as = 1 if repeats else number
-            batches = [family.anatomy.ragged(batch, cut_as) if ragged else batch for batch in step.micro_batches]
-            with _poisoned(engine, nan_at == number and ranks.rank == ranks.world - 1):
-                result = train_step(engine, objective, batches, step.rows_hash, number, recipe.run.seed, ranks)
-            meter.add(number, result, step.wait_s)
-            observer.next_step()
-    records, ledger = meter.flush()
-    weights = _weights(engine)
-    moments = _moments(engine) if closely else {}
-    engine.close()
+    with fresh_engine(ranks, recipe, ds_config) as (engine, tokenizer):
+        observer, start = _Observer(engine, steps if closely else 1), _weights(engine) if closely else []
+        with closing(family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, None)) as feed:
+            for number, step in zip(range(1, steps + 1), itertools.repeat(next(feed)) if repeats else feed):
+                cut_as = 1 if repeats else number
+                batches = [family.anatomy.ragged(batch, cut_as) if ragged else batch for batch in step.micro_batches]
+                with _poisoned(engine, nan_at == number and ranks.rank == ranks.world - 1):
+                    result = train_step(engine, objective, batches, step.rows_hash, number, recipe.run.seed, ranks)
+                meter.add(number, result, step.wait_s)
+                observer.next_step()
+        records, ledger = meter.flush()
+        weights = _weights(engine)
+        moments = _moments(engine) if closely else {}
     gradients = [list(gradient.values()) for gradient in observer.gradients]
     return Trace(records, ledger, observer.lrs_by_rule, gradients[0], weights, moments, gradients if closely else [],
                  start)

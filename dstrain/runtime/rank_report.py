@@ -36,15 +36,16 @@ def host_name() -> str:
 
 def versions() -> dict[str, str | None]:
     nccl = torch.cuda.nccl.version() if torch.cuda.is_available() else None
-    return {"python": platform.python_version(), "torch": torch.__version__, "deepspeed": _version("deepspeed"),
+    return {"python": platform.python_version(), "torch": torch.__version__, "deepspeed": version_of("deepspeed"),
             "nccl": None if nccl is None else ".".join(map(str, nccl)), "cuda": torch.version.cuda,
             "dstrain": __version__}
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """None for one that is not installed by pip: a run does not end over its own description."""
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:  # not installed by pip: a run does not end over its own description
+    except metadata.PackageNotFoundError:
         return None
 
 

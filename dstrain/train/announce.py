@@ -6,7 +6,6 @@ import platform
 import socket
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from dstrain.config.schema import Recipe
 from dstrain.config.shape import shape_of
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.health import in_a_line
+from dstrain.runtime.rank_report import version_of
 from dstrain.train.progress import duration
 from dstrain.train.run import Run
 from dstrain.train.run_folder import RunFolder, replace, write_json
@@ -110,14 +110,6 @@ def about(recipe: Recipe, config: dict, ranks: Ranks) -> dict:
                          {"micro_tokens": shape.micro_tokens})},
             "versions": {"dstrain": __version__, "python": sys.version.split()[0],
                          **{name: version_of(name) for name in PACKAGES}}}
-
-
-def version_of(package: str) -> str | None:
-    """None for one that is not installed by pip: a run does not end over its own description."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _of_all_ranks(first: Any, run: Run) -> dict[str, int]:

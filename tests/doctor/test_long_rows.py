@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 import torch
 
@@ -16,10 +18,8 @@ RECIPES = {"lm": ("quickstart", ["batch.length=160"]),
 
 @pytest.fixture(scope="module", params=RECIPES)
 def case(request):
-    name, overrides = RECIPES[request.param]
-    small = Case.of(load_recipe(name, overrides))
-    yield small
-    small.close()
+    with closing(Case.of(load_recipe(*RECIPES[request.param]))) as small:
+        yield small
 
 
 def test_one_row_is_as_long_as_the_recipes_and_each_target_is_its_next_token(case):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,10 +22,8 @@ RECIPES = {
 
 @pytest.fixture(scope="module", params=RECIPES)
 def case(request):
-    name, overrides = RECIPES[request.param]
-    small = Case.of(load_recipe(name, overrides))
-    yield small
-    small.close()
+    with closing(Case.of(load_recipe(*RECIPES[request.param]))) as small:
+        yield small
 
 
 def test_the_loss_is_that_of_the_logits_and_targets_with_dropout_that_repeats(case):

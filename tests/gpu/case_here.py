@@ -13,9 +13,8 @@ from frame import Here
 from dstrain.config.engine_json import engine_json
 from dstrain.config.load import load_recipe
 from dstrain.config.schema import Recipe
-from dstrain.doctor import short_run
+from dstrain.doctor import fresh_engine, quiet_training
 from dstrain.doctor.case import Case
-from dstrain.doctor.proofs import resume
 from dstrain.families import family_of
 
 
@@ -55,7 +54,7 @@ def take_settings_of_a_gpu() -> None:
     def as_on_a_gpu(recipe: Recipe, world: int, device: str, ds_config: str | None = None) -> dict:
         return engine_json(recipe, world, "cuda", ds_config)
 
-    short_run.engine_json = resume.engine_json = as_on_a_gpu
+    fresh_engine.engine_json = quiet_training.engine_json = as_on_a_gpu
     if get_accelerator().device_name() == "cpu":
         type(get_accelerator()).is_fp16_supported = lambda self: True
 

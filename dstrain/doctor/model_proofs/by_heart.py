@@ -13,7 +13,7 @@ from torch import nn
 
 from dstrain.doctor.finding import Finding, NotProven
 from dstrain.doctor.model_proofs.law import count, floor
-from dstrain.doctor.model_proofs.probes import part_of, pass_through, untouched
+from dstrain.doctor.model_proofs.probes import IGNORED, part_of, pass_through, untouched
 from dstrain.doctor.subject import Subject
 
 CLAIM = "one batch can be learned by heart: its loss falls to a tenth, and every parameter with a gradient moves"
@@ -112,6 +112,6 @@ def _reached(loss: float, first: float, least: float) -> bool:
 
 def _few_rows(subject: Subject) -> Subject:
     """The first rows, with about 64 targets of the first head."""
-    scored_B = (subject.targets[0] != -100).sum(1)
+    scored_B = (subject.targets[0] != IGNORED).sum(1)
     rows = int((scored_B.cumsum(0) < TARGETS).sum()) + 1
     return part_of(subject, torch.arange(min(rows, len(scored_B)), device=scored_B.device))

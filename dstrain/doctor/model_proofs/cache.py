@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dstrain.config.errors import UserError
 from dstrain.doctor.finding import Finding, NotProven
 from dstrain.doctor.model_proofs.by_heart import learned
-from dstrain.doctor.model_proofs.probes import ROUNDING, cut, look, part_of, untouched
+from dstrain.doctor.model_proofs.probes import IGNORED, ROUNDING, cut, look, part_of, untouched
 from dstrain.doctor.subject import Subject, TensorDict
 
 CLAIM = "greedy generation gives the tokens that plain whole forward passes give, each row as if it were alone"
@@ -80,7 +80,7 @@ def _prompt(batch: TensorDict, subject: Subject) -> TensorDict:
     """What there is before anything is predicted: no tensor that holds targets."""
     targets = [name for name, tensor in subject.batch.items()
                if tensor.ndim == 2 and name not in (subject.roles.ids, subject.roles.source)
-               and (bool((tensor == -100).any()) or "label" in name or "target" in name)]
+               and (bool((tensor == IGNORED).any()) or "label" in name or "target" in name)]
     return {name: tensor for name, tensor in batch.items() if name not in targets}
 
 

@@ -8,7 +8,7 @@ import torch
 
 from dstrain.doctor.finding import Finding
 from dstrain.doctor.model_proofs.law import count, nll_BT
-from dstrain.doctor.model_proofs.probes import look, untouched
+from dstrain.doctor.model_proofs.probes import IGNORED, look, untouched
 from dstrain.doctor.subject import Subject
 
 CLAIM = "the first loss is ln(vocabulary) within its band, for each head"
@@ -27,8 +27,8 @@ def prove(subject: Subject) -> Finding:
         for one, targets_BT in zip(features, subject.targets, strict=True):
             with torch.no_grad():
                 losses = nll_BT(subject, one.double(), targets_BT)
-            scored = losses[targets_BT != -100]
-            distinct = targets_BT[targets_BT != -100].unique().numel()
+            scored = losses[targets_BT != IGNORED]
+            distinct = targets_BT[targets_BT != IGNORED].unique().numel()
             means.append(float(scored.mean()) if scored.numel() else math.nan)
             spread = min(1.0, float(scored.std(correction=0))) if scored.numel() else 0.0
             chance = ERRORS * spread / math.sqrt(max(1, distinct))

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dstrain.doctor.subject import Seen, Subject, TensorDict
+from dstrain.nn.heads import IGNORED
 
-IGNORED = -100
 ROUNDING = {torch.float64: 1e-11, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 """of the largest feature: what another order of sums may change, some ten to hundred units in the last place"""
 

@@ -9,7 +9,6 @@ import math
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import torch
 
@@ -18,11 +17,9 @@ from dstrain.config.shape import in_micro_batches
 from dstrain.doctor.case import Case
 from dstrain.doctor.dropped import Dropped, alike, dropped_in_steps
 from dstrain.doctor.finding import Finding, NotProven, largest, relative
-from dstrain.doctor.fresh_engine import fresh_engine
+from dstrain.doctor.fresh_engine import fresh_engine, validated
 from dstrain.doctor.proofs.overlap import Looked, samples
-from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
-from dstrain.train import evaluate as validation
 
 CLAIM = ("dropout drops its share and keeps the mean, otherwise at each step; a seed decides rows, weights and masks; "
          "sources come by their weights; perplexity and bits per byte are the loss")
@@ -109,8 +106,7 @@ def of_shares(case: Case) -> tuple[list[str], str]:
 
 
 def of_scores(case: Case) -> tuple[list[str], str]:
-    small = case.family.anatomy.excerpt(case.recipe, case.new_folder("scores"), few=True)
-    small = replace(small, data=replace(small.data, valid=small.data.valid or small.data.train))
+    small = case.on_few_documents("scores")
     scores = case.ranks(1).run(validated, small)[0]
     tokenizer = case.tokenizer()
     bytes_of_token = torch.as_tensor(tokenizer.token_bytes(), dtype=torch.int64)
@@ -129,11 +125,6 @@ def first_weights(ranks: Ranks, recipe: Recipe) -> dict[str, torch.Tensor]:
     with fresh_engine(ranks, recipe) as (engine, _):
         return {f"{part.name} from {part.start}": part.weight.detach().clone().cpu()
                 for part in engine.own_fragments()}
-
-
-def validated(ranks: Ranks, recipe: Recipe) -> dict[str, Any]:
-    with fresh_engine(ranks, recipe) as (engine, tokenizer):
-        return validation.evaluate(engine, engine.trainee, family_of(recipe), recipe, tokenizer, ranks)
 
 
 def _in_common(found: Dropped, other: Dropped) -> dict[str, tuple[float, float]]:

@@ -58,7 +58,7 @@ def gradient_at(case: Case, expected: dict[str, torch.Tensor], world: int, micro
 
 def of_each(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> tuple[float, str]:
     """(the largest difference of a parameter's gradient over that gradient's norm, the parameter's name)."""
-    least = SMALLEST * sum(float(values.square().sum()) for values in expected.values()) ** 0.5
+    least = SMALLEST * norm(expected)
     off = {name: float((found[name] - values).norm()) / max(least, float(values.norm()))
            for name, values in expected.items()}
     return max((value if math.isfinite(value) else math.inf, name) for name, value in off.items())
@@ -75,6 +75,10 @@ def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
     """Infinite where anything is NaN or infinite, and where the reference itself is all zero."""
     if not all(torch.isfinite(values).all() for values in (*found.values(), *expected.values())):
         return math.inf
-    norm = sum(float(values.square().sum()) for values in expected.values())
-    off = sum(float((found[name] - expected[name]).square().sum()) for name in expected)
-    return (off / norm) ** 0.5 if norm else math.inf
+    whole_norm = norm(expected)
+    return norm({name: found[name] - expected[name] for name in expected}) / whole_norm if whole_norm else math.inf
+
+
+def norm(tensors: dict[str, torch.Tensor]) -> float:
+    """Of all of them as one vector."""
+    return sum(float(values.square().sum()) for values in tensors.values()) ** 0.5

@@ -9,24 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from dstrain.config.engine_json import engine_json
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import in_micro_batches
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding, largest, relative
-from dstrain.doctor.fresh_engine import fresh_engine
-from dstrain.doctor.quiet_training import quietly
+from dstrain.doctor.fresh_engine import validated, with_each_update
+from dstrain.doctor.quiet_training import train_quietly
 from dstrain.doctor.recipe_subject import fresh_trainee
-from dstrain.doctor.reference import reference_step
+from dstrain.doctor.reference import loss_by_rows, reference_step
 from dstrain.doctor.short_run import short_run
 from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
-from dstrain.train import evaluate as validation
 from dstrain.train.run_folder import RunFolder, read_lines
-from dstrain.train.trainer import train
 
 CLAIM = "the logged loss is the optimized loss, and a validation's is its sum over its count"
 STEPS = 3
@@ -37,14 +33,13 @@ OF_BACKWARD = 1e-5
 """the same sums in fp32 or more, whatever the forward pass was rounded to"""
 NOTHING, BEST = 0.0, 1.0
 """loss and perplexity of a model that is always right"""
-UNSCORED = -100
 
 
 def prove(case: Case) -> Finding:
     """Steps of many small micro-batches with very different numbers of targets: there every wrong mean shows."""
     recipe = replace(in_micro_batches(case.recipe, case.family.anatomy.micro_sizes[0]),
                      optim=replace(case.recipe.optim, clip=0.0))
-    valid = _with_validation(case, recipe)
+    valid = replace(recipe, data=case.on_few_documents("logged").data)
     expected, _ = reference_step(recipe)
     expected_valid, batches = validation_loss(valid)
     of_step, of_backward, of_valid, forgotten = [], [], [], []
@@ -53,7 +48,7 @@ def prove(case: Case) -> Finding:
         logged, optimized = answers[0][0], [sum(losses) for losses in zip(*(answer[1] for answer in answers))]
         of_step.append(relative(logged[0], expected))
         of_backward += [relative(loss, used) for loss, used in zip(logged, optimized, strict=True)]
-        of_valid.append(relative(case.ranks(world).run(validated, valid)[0], expected_valid))
+        of_valid.append(relative(case.ranks(world).run(validated, valid)[0]["loss"], expected_valid))
     forgotten += written_of_a_perfect_model(case, valid)
     precision = case.precision
     errors = {"the logged loss is not the sum over all targets divided by their number": largest(of_step),
@@ -74,35 +69,19 @@ def prove(case: Case) -> Finding:
 def losses_of(ranks: Ranks, recipe: Recipe) -> tuple[list[float], list[float]]:
     """(logged loss of each step, this rank's part of what its backward passes optimized)."""
     optimized = [0.0]
-    with _seen_by_backward(optimized, ranks.world), _each_step(optimized):
+    with _seen_by_backward(optimized, ranks.world), with_each_update(lambda: optimized.append(0.0)):
         trace = short_run(ranks, recipe, None, STEPS)
     return trace.losses, optimized[:STEPS]
-
-
-def validated(ranks: Ranks, recipe: Recipe) -> float:
-    """The trainer's own validation at the initial weights."""
-    with fresh_engine(ranks, recipe) as (engine, tokenizer):
-        return validation.evaluate(engine, engine.trainee, family_of(recipe), recipe, tokenizer, ranks)["loss"]
 
 
 def validation_loss(recipe: Recipe) -> tuple[float, int]:
     """(the same in float64, each row alone and its loss from its logits, number of batches)."""
     family = family_of(recipe)
-    tokenizer, anatomy = family.open_tokenizer(recipe, None), family.anatomy
-    weights, smoothing = anatomy.loss(recipe)
+    tokenizer = family.open_tokenizer(recipe, None)
     model = fresh_trainee(recipe, family, tokenizer).double().eval().model
-    sums, counts, batches = [0.0] * len(weights), [0] * len(weights), 0
+    batches = list(family.valid_batches(recipe, tokenizer, 0, 1))
     with torch.no_grad():
-        for batch in family.valid_batches(recipe, tokenizer, 0, 1):
-            batches += 1
-            for row in (anatomy.alone(batch, b) for b, number in enumerate(batch.rows_B.tolist()) if number >= 0):
-                heads = zip(model(**row.inputs(), keys_B=None), anatomy.targets(row, tokenizer), strict=True)
-                for head, (hidden_BTC, targets_BT) in enumerate(heads):
-                    logits = (hidden_BTC @ model.output_weight.T).flatten(0, 1)
-                    sums[head] += float(F.cross_entropy(logits, targets_BT.flatten(), reduction="sum",
-                                                        label_smoothing=smoothing))
-                    counts[head] += int((targets_BT != UNSCORED).sum())
-    return sum(weight * total / max(1, count) for weight, total, count in zip(weights, sums, counts)), batches
+        return float(loss_by_rows(model, batches, recipe, tokenizer)), len(batches)
 
 
 def written_of_a_perfect_model(case: Case, recipe: Recipe) -> list[str]:
@@ -136,8 +115,7 @@ def train_always_right(ranks: Ranks, recipe: Recipe) -> float | None:
         return trainee
 
     always_right = replace(family, build_trainee=build, generated_scores=None, sample=lambda *_: [])
-    with quietly():
-        return train(recipe, always_right, engine_json(recipe, ranks.world, ranks.device.type), ranks).best_loss
+    return train_quietly(ranks, recipe, always_right).best_loss
 
 
 class _AlwaysRight:
@@ -149,11 +127,6 @@ class _AlwaysRight:
     def sums(self, model: nn.Module, hidden: Any, labels_BT: torch.Tensor) -> Any:
         sums = self._inner.sums(model, hidden, labels_BT)
         return sums if model.training else sums._replace(nll=torch.zeros_like(sums.nll))
-
-
-def _with_validation(case: Case, recipe: Recipe) -> Recipe:
-    data = case.family.anatomy.excerpt(recipe, case.new_folder("logged"), few=True).data
-    return replace(recipe, data=replace(data, valid=data.valid or data.train))
 
 
 @contextmanager
@@ -175,21 +148,3 @@ def _seen_by_backward(optimized: list[float], world: int) -> Iterator[None]:
 
 def _add(optimized: list[float], part: float) -> None:
     optimized[-1] += part
-
-
-@contextmanager
-def _each_step(optimized: list[float]) -> Iterator[None]:
-    """Begins another number behind each update."""
-    from dstrain.runtime.engine import Engine
-    inner = Engine.update
-
-    def update(engine: Engine) -> bool:
-        applied = inner(engine)
-        optimized.append(0.0)
-        return applied
-
-    Engine.update = update
-    try:
-        yield
-    finally:
-        Engine.update = inner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from dstrain.config.shape import in_micro_batches
 from dstrain.doctor.case import Case
@@ -28,7 +29,7 @@ def prove(case: Case) -> Finding:
                      data=replace(case.recipe.data, valid=()), log=replace(case.recipe.log, every=2),
                      checkpoint=replace(case.recipe.checkpoint, every=STEPS))
     group = case.ranks(case.worlds[-1])
-    expected: Trace = group.run(short_run, recipe, None, STEPS, False)[0]
+    expected: Trace = group.run(partial(short_run, ragged=False), recipe, None, STEPS)[0]
     group.run(run_training, recipe, None)
     run = RunFolder(folder / "run")
     found = [record for record in read_lines(run.metrics) if "split" not in record]

@@ -28,10 +28,7 @@ class Broken(Exception):
 
 def prove(case: Case) -> Finding:
     """Each way is gone twice: to its end, and into an exception. One part of the model is in evaluation mode before."""
-    recipe = case.family.anatomy.excerpt(case.recipe, case.new_folder("mode"), few=True)
-    if not recipe.data.valid:
-        recipe = replace(recipe, data=replace(recipe.data, valid=recipe.data.train))
-    faults, ways, modules = case.ranks(1).run(faults_found, recipe)[0]
+    faults, ways, modules = case.ranks(1).run(faults_found, case.on_few_documents("mode"))[0]
     return Finding(not faults, f"{len(faults)} faults on {ways} ways through {modules} modules"
                    + "".join(f"; {fault}" for fault in faults[:3]),
                    "none: a mode that stays switches dropout off for the rest of the run, or on in a validation",

@@ -9,17 +9,16 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
-from dstrain.config.engine_json import engine_json
 from dstrain.config.schema import Recipe, Source
 from dstrain.config.translate import TokenBatch
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding, largest, relative
 from dstrain.doctor.proofs.same_curve import BOUND
+from dstrain.doctor.quiet_training import train_quietly
 from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
 from dstrain.train.records import paired_records
 from dstrain.train.run_folder import RunFolder, read_lines
-from dstrain.train.trainer import train
 
 CLAIM = "interrupted and continued, twice, over an epoch's end, on 1 and 2 ranks: bit-equal; on fewer ranks to rounding"
 STEPS = 6
@@ -114,11 +113,7 @@ def run_to_end(case: Case, recipe: Recipe, folder: Path, world: int, ds_config: 
 
 
 def run_training(ranks: Ranks, recipe: Recipe, ds_config: str | None) -> None:
-    """The trainer itself, as `dstrain train` calls it; what it prints goes nowhere."""
-    import contextlib
-    import io
-    with contextlib.redirect_stdout(io.StringIO()):
-        train(recipe, family_of(recipe), engine_json(recipe, ranks.world, ranks.device.type, ds_config), ranks)
+    train_quietly(ranks, recipe, family_of(recipe), ds_config)
 
 
 def forget_after(folder: Path, recipe: Recipe, step: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from dstrain.config.schema import Optim, Recipe
 from dstrain.config.shape import in_micro_batches
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding, largest
-from dstrain.doctor.proofs.gradient import BOUND as GRADIENT_BOUND, difference
+from dstrain.doctor.proofs.gradient import BOUND as GRADIENT_BOUND, difference, norm
 from dstrain.doctor.proofs.schedule import asked_share
 from dstrain.doctor.recipe_subject import fresh_trainee
 from dstrain.doctor.reference import reference_step
@@ -39,10 +40,10 @@ def prove(case: Case) -> Finding:
     _, first = reference_step(recipe)
     if recipe.optim.clip:
         recipe = replace(recipe, optim=replace(recipe.optim, clip=BITES * norm(first)))
-    traces = case.ranks(case.worlds[-1]).run(short_run, recipe, None, STEPS, True, None, True)
+    traces = case.ranks(case.worlds[-1]).run(partial(short_run, closely=True), recipe, None, STEPS)
     of_gradients, of_state = compare(case, recipe, model, traces)
     still = replace(recipe, model=replace(recipe.model, dropout=0.0))
-    losses = case.ranks(1).run(short_run, still, None, REPEATS, True, None, False, True)[0].losses
+    losses = case.ranks(1).run(partial(short_run, repeats=True), still, None, REPEATS)[0].losses
     return judged(of_gradients, of_state, losses, GRADIENT_BOUND[case.precision], case.precision)
 
 
@@ -144,10 +145,6 @@ class ByHand:
 def _off(difference: Tensor, moved: Tensor, rounding: float) -> float:
     beyond = float(difference.norm()) - rounding
     return max(0.0, beyond) / float(moved.norm()) if beyond == beyond and float(moved.norm()) else float("inf")
-
-
-def norm(gradient: Tensors) -> float:
-    return sum(float(values.square().sum()) for values in gradient.values()) ** 0.5
 
 
 def clipped(gradient: Tensors, clip: float) -> Tensors:

@@ -13,8 +13,8 @@ import torch
 
 from dstrain.doctor.warnings.figure import Figure
 from dstrain.doctor.warnings.look import Look
-from dstrain.runtime.rank_report import versions
-from dstrain.train.announce import PACKAGES, version_of
+from dstrain.runtime.rank_report import version_of, versions
+from dstrain.train.announce import PACKAGES
 from dstrain.train.progress import duration
 
 
