@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Any
 
 from dstrain.config.errors import UserError
+from dstrain.config.moe import MoeModel, MoeObjective
 from dstrain.config.schema import Data, LmModel, Recipe, Source
 from dstrain.config.shape import positions_a_step
 from dstrain.config.source_files import PACKED
@@ -21,6 +23,13 @@ TRANSLATE_PRESETS = {
     "small": {"width": 256, "heads": 4, "encoder_layers": 4, "decoder_layers": 4, "ff": 1024},
     "base": {"width": 512, "heads": 8, "encoder_layers": 6, "decoder_layers": 6, "ff": 2048},
 }
+MOE_PRESETS = {
+    "tiny": {"width": 256, "heads": 4, "layers": 4, "ff": 704, "experts": 8, "expert_ff": 352},
+    "small": {"width": 512, "heads": 8, "layers": 6, "ff": 1408, "experts": 16, "expert_ff": 704},
+    "medium": {"width": 768, "heads": 12, "layers": 12, "ff": 2048, "experts": 32, "expert_ff": 1024},
+}
+"""top_k 2 experts of half a dense feed-forward's size each: as many active parameters as a dense model of that width"""
+HEAD_WEIGHTS = (1.0, 0.5, 0.3, 0.2)
 MOST_DEFAULT_LANES = 64
 SPLIT_NAMES = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",), "train": ("train",)}
 """of a hub's split: what its files may be called in a folder"""
@@ -34,12 +43,20 @@ def resolve(recipe: Recipe) -> Recipe:
     schedule = recipe.schedule
     if schedule.name == "WarmupStableDecayLR" and schedule.decay_steps is None:
         schedule = replace(schedule, decay_steps=min(-(-run.steps // 5), max(1, run.steps - schedule.warmup_steps)))
-    return replace(recipe, model=_sized(recipe.model), data=_placed(recipe), run=run, schedule=schedule)
+    return replace(recipe, model=_sized(recipe.model), data=_placed(recipe), run=run, schedule=schedule,
+                   objective=_weighted(recipe))
 
 
 def default_lanes(rows: int) -> int:
     """The largest divisor of `rows` up to 64."""
     return next(lanes for lanes in range(min(rows, MOST_DEFAULT_LANES), 0, -1) if rows % lanes == 0)
+
+
+def _weighted(recipe: Recipe) -> Any:
+    objective = recipe.objective
+    if not isinstance(objective, MoeObjective) or objective.weights is not None:
+        return objective
+    return replace(objective, weights=HEAD_WEIGHTS[:recipe.model.next_tokens])
 
 
 def _placed(recipe: Recipe) -> Data | PairData:
@@ -97,8 +114,11 @@ def _text_of(folder: str, split: str, language: str) -> str | None:
     return next((name for name in names if os.path.isfile(name)), None)
 
 
-def _sized(model: LmModel | TranslateModel) -> LmModel | TranslateModel:
+PRESETS = {LmModel: LM_PRESETS, TranslateModel: TRANSLATE_PRESETS, MoeModel: MOE_PRESETS}
+
+
+def _sized(model: Any) -> Any:
     if model.preset is None:
         return model
-    sizes = (TRANSLATE_PRESETS if isinstance(model, TranslateModel) else LM_PRESETS)[model.preset]
+    sizes = PRESETS[type(model)][model.preset]
     return replace(model, **{name: size for name, size in sizes.items() if getattr(model, name) is None})

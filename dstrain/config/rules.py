@@ -9,11 +9,12 @@ from dstrain.config.environment import check_environment
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
 from dstrain.config.rules_lm import check_lm
+from dstrain.config.rules_moe import check_moe
 from dstrain.config.rules_translate import check_translate
 from dstrain.config.schema import Optim, Recipe
 
 FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]{0,99}")
-OF_FAMILY = {"lm": check_lm, "translate": check_translate}
+OF_FAMILY = {"lm": check_lm, "translate": check_translate, "moe": check_moe}
 
 PlaceOf = Callable[[str], str]
 
@@ -22,6 +23,9 @@ def check(recipe: Recipe, place_of: PlaceOf = lambda dotted: "the recipe") -> No
     """Raises UserError for the first rule that is broken; `place_of("run.steps")` says where that key stands.
     Holds before a recipe is resolved (sizes and lanes may be open) and after."""
     OF_FAMILY[recipe.family](recipe, place_of)
+    if recipe.engine.expert_parallel > 1 and recipe.family != "moe":
+        raise UserError(f"{place_of('engine.expert_parallel')}: engine.expert_parallel is "
+                        f"{recipe.engine.expert_parallel}, but family {recipe.family} has no experts; remove it")
     _check_optim(recipe, place_of)
     _check_run(recipe, place_of)
     _check_schedule(recipe, place_of)

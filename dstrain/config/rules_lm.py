@@ -23,11 +23,11 @@ def check_lm(recipe: Recipe, place_of: PlaceOf) -> None:
     if recipe.model.code is not None and recipe.engine.compile:
         raise UserError(f"{place_of('engine.compile')}: engine.compile is on, but a class of one's own (model.code) is "
                         f"not compiled; remove it")
-    _check_data(recipe, place_of)
+    check_data(recipe, place_of)
     _check_objective(recipe, place_of)
 
 
-def _check_data(recipe: Recipe, place_of: PlaceOf) -> None:
+def check_data(recipe: Recipe, place_of: PlaceOf) -> None:
     if not recipe.data.train:
         raise UserError(f"{place_of('data.train')}: data.train is an empty list, so there is nothing to train on; "
                         f"give a source, for example [{{embedded: python-stdlib, part: train}}]")

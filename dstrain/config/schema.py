@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dstrain.config.limits import MOST_ROWS, MOST_STEPS, bounded
+from dstrain.config.moe import MoeModel, MoeObjective
 from dstrain.config.translate import (
     PairData, PairTokenizers, TokenBatch, TranslateLog, TranslateModel, TranslateObjective, TranslateValid)
 
@@ -156,6 +157,9 @@ class Engine:
     compile: bool = False
     """torch.compile the model; needs a C++ compiler, and minutes at the first start: what is compiled is kept for the
     next (in ~/.cache/dstrain/compiled, or where TORCHINDUCTOR_CACHE_DIR says)"""
+    expert_parallel: int = bounded(1, low=1)
+    """of `moe`: ranks that share out a layer's experts and send each other tokens; divides experts and ranks. It
+    changes no number beyond rounding"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,9 +218,9 @@ class Log:
 class Recipe:
     """One run, whole. The same recipe gives the same batches and the same losses on any shape."""
 
-    family: str = bounded(choices=("lm", "translate"))
+    family: str = bounded(choices=("lm", "translate", "moe"))
     """the model family"""
-    model: LmModel | TranslateModel
+    model: LmModel | TranslateModel | MoeModel
     """the network"""
     tokenizer: str | PairTokenizers = "gpt2"
     """gpt2 | cl100k_base | o200k_base | another tiktoken encoding | bytes | bpe:N, with N ids learned from data.train |
@@ -226,7 +230,7 @@ class Recipe:
     """what is read"""
     batch: Batch | TokenBatch
     """how much of it a step takes"""
-    objective: Objective | TranslateObjective = Objective()
+    objective: Objective | TranslateObjective | MoeObjective = Objective()
     """what is optimized"""
     optim: Optim = Optim()
     """by which rule"""
@@ -251,5 +255,7 @@ SECTIONS: dict[str, dict[str, type]] = {
            "log": Log},
     "translate": {"model": TranslateModel, "tokenizer": str | PairTokenizers, "data": PairData, "batch": TokenBatch,
                   "objective": TranslateObjective, "valid": TranslateValid, "log": TranslateLog},
+    "moe": {"model": MoeModel, "tokenizer": str, "data": Data, "batch": Batch, "objective": MoeObjective,
+            "valid": Valid, "log": Log},
 }
 """what those sections are that differ from family to family"""

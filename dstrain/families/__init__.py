@@ -5,10 +5,11 @@ from __future__ import annotations
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
 from dstrain.families.lm import LM
+from dstrain.families.moe import MOE
 from dstrain.families.translate import TRANSLATE
 from dstrain.train.family import Family
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (LM, TRANSLATE)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (LM, TRANSLATE, MOE)}
 
 
 def family_of(recipe: Recipe) -> Family:

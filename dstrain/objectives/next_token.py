@@ -12,9 +12,12 @@ from dstrain.nn.heads import IGNORED, summed_nll
 
 
 class Sums(NamedTuple):
-    """Float64 [terms]: each term's sum of nll over the scored labels."""
+    """What a forward pass adds up."""
 
     nll: Tensor
+    """float64 [terms]: each term's sum of nll over the scored labels"""
+    seen: Tensor | None = None
+    """float64, without a gradient: further sums that the model wants of the whole step, after its update"""
 
 
 class HasLabels(Protocol):
@@ -34,13 +37,16 @@ class NextToken:
                              " give one weight")
         self.weights = tuple(weights)
 
+    def weights_at(self, step: int) -> tuple[float, ...]:
+        return self.weights
+
     def counts(self, batch: HasLabels) -> Tensor:
         """Int64 [terms] on the batch's device: how many labels are scored; needs no forward pass."""
         return scored_labels(batch.labels_BT).unsqueeze(0)
 
     # A compiled access to a tied weight under ZeRO-3 skips DeepSpeed's hook, and finds it empty.
     @torch.compiler.disable
-    def sums(self, model: nn.Module, hidden: HasHidden, labels_BT: Tensor) -> Sums:
+    def sums(self, model: nn.Module, hidden: HasHidden, labels_BT: Tensor, inputs: dict[str, Tensor]) -> Sums:
         """Reads the output weight, so it belongs inside the wrapped module's forward (ZeRO-3)."""
         return Sums(summed_nll(hidden.hidden_BTD, model.output_weight, labels_BT).unsqueeze(0))
 

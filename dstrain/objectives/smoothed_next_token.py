@@ -22,13 +22,16 @@ class SmoothedNextToken:
         self.terms = ("next", "smoothing") if self.smooths else ("next",)
         self.weights = (1.0 - label_smoothing, label_smoothing) if self.smooths else (1.0,)
 
+    def weights_at(self, step: int) -> tuple[float, ...]:
+        return self.weights
+
     def counts(self, batch: HasLabels) -> Tensor:
         """Int64 [terms] on the batch's device: how many labels are scored, for both terms; needs no forward pass."""
         return scored_labels(batch.labels_BT).repeat(len(self.terms))
 
     # As in NextToken: a compiled access to a tied weight under ZeRO-3 skips DeepSpeed's hook, and finds it empty.
     @torch.compiler.disable
-    def sums(self, model: nn.Module, hidden: HasHidden, labels_BT: Tensor) -> Sums:
+    def sums(self, model: nn.Module, hidden: HasHidden, labels_BT: Tensor, inputs: dict[str, Tensor]) -> Sums:
         """Reads the output weight, so it belongs inside the wrapped module's forward (ZeRO-3)."""
         if not self.smooths:
             return Sums(summed_nll(hidden.hidden_BTD, model.output_weight, labels_BT).unsqueeze(0))

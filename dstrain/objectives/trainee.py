@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from dstrain.objectives.next_token import HasHidden, Sums
+from dstrain.objectives.next_token import Sums
 
 
 class HasSums(Protocol):
-    def sums(self, model: nn.Module, hidden: HasHidden, labels_BT: Tensor) -> Sums: ...
+    def sums(self, model: nn.Module, hidden: Any, labels_BT: Tensor, inputs: dict[str, Tensor]) -> Sums: ...
 
 
 class Trainee(nn.Module):
@@ -21,4 +21,4 @@ class Trainee(nn.Module):
 
     def forward(self, *, inputs: dict[str, Tensor], labels_BT: Tensor, keys_B: Tensor | None) -> Sums:
         """The sum of nll per term. An input that the model does not take is a TypeError, not ignored."""
-        return self.objective.sums(self.model, self.model(**inputs, keys_B=keys_B), labels_BT)
+        return self.objective.sums(self.model, self.model(**inputs, keys_B=keys_B), labels_BT, inputs)

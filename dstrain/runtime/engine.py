@@ -109,6 +109,12 @@ class Engine:
         return (f._replace(name=own_name(f.name))
                 for f in own_fragments(self.deepspeed, self.stage, self.ranks.rank, self.ranks.world))
 
+    def saved_fragments(self) -> Iterator[Fragment]:
+        """What a checkpoint gets from this rank: its own, and from the first the counters, copied."""
+        yield from self.own_fragments()
+        for name, counter in counters(self.trainee) if self.ranks.first else ():
+            yield Fragment(own_name(name), 0, counter.flatten().float(), {})
+
     def optimizer_step(self) -> int:
         return max(self.ranks.gather(optimizer_step(self.deepspeed)))
 
@@ -132,6 +138,10 @@ class Engine:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's whole shape by the model's own name."""
         return {own_name(name): tuple(whole_shape(p)) for name, p in self.trainee.named_parameters()}
+
+    def saved_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all that is saved under a name of the model's: parameters and counters."""
+        return self.shapes() | {own_name(name): tuple(counter.shape) for name, counter in counters(self.trainee)}
 
     def moment_shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """Of every kind of moment the parameters that have it, with their whole shapes."""
@@ -169,8 +179,8 @@ class Engine:
 
 
 def fill_weights(trainee: torch.nn.Module, weight_of: WeightOf, rank: int) -> None:
-    """Give every parameter its weight by name, one at a time: a ZeRO-3 rank keeps its own part of each."""
-    for name, parameter in trainee.named_parameters():
+    """Give every parameter, and counter, its values by name, one at a time: a ZeRO-3 rank keeps its own part of each."""
+    for name, parameter in (*trainee.named_parameters(), *counters(trainee)):
         shape = whole_shape(parameter)
         weight = weight_of(own_name(name), shape)
         assert weight.shape == shape, (
@@ -182,6 +192,14 @@ def fill_weights(trainee: torch.nn.Module, weight_of: WeightOf, rank: int) -> No
                 parameter.ds_tensor.data[:size].copy_(weight.reshape(-1)[start:start + size])
             else:
                 parameter.copy_(weight)
+
+
+def counters(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Persistent buffers of whole numbers: what a model counts from step to step, the same on all ranks. They are saved
+    as fp32, which is exact below 2^24."""
+    kept = module.state_dict(keep_vars=True).keys()
+    return [(name, buffer) for name, buffer in module.named_buffers()
+            if name in kept and not buffer.is_floating_point()]
 
 
 def whole_shape(parameter: torch.nn.Parameter) -> torch.Size:
@@ -201,7 +219,7 @@ def _refuse_what_no_checkpoint_carries(trainee: torch.nn.Module) -> None:
     """Weights are saved by name from the optimizer's masters: what has none would silently be lost."""
     lost = [name for name, p in trainee.named_parameters() if not p.requires_grad]
     lost += list(trainee.state_dict(keep_vars=True).keys()
-                 - dict(trainee.named_parameters(remove_duplicate=False)).keys())
+                 - dict(trainee.named_parameters(remove_duplicate=False)).keys() - dict(counters(trainee)).keys())
     if lost:
         raise ValueError(f"these are neither trained nor saved: {', '.join(sorted(lost))}; "
-                         "make buffers non-persistent, and train every parameter")
+                         "make buffers non-persistent, or whole numbers, and train every parameter")

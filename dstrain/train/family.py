@@ -29,6 +29,9 @@ class Objective(Protocol):
 
     terms: tuple[str, ...]
     weights: tuple[float, ...]
+    """of the run's last step, and so of every validation"""
+
+    def weights_at(self, step: int) -> tuple[float, ...]: ...
 
     def counts(self, batch: Batch) -> torch.Tensor: ...
 

@@ -46,7 +46,7 @@ class Meter:
         for (step, result, data_wait_s), step_nll, step_totals in zip(self._waiting, nll, totals):
             counts = step_totals[:terms]
             self.tokens += int(counts[0])
-            loss = float(loss_law(step_nll, counts, self.objective.weights))
+            loss = float(loss_law(step_nll, counts, self.objective.weights_at(step)))
             by_term = {term: float(s) / max(1, int(n)) for term, s, n in zip(self.objective.terms, step_nll, counts)}
             records.append({"step": step, "loss": loss, "terms": by_term, "lr": result.lrs["adamw"],
                             "grad_norm": _number(result.grad_norm), "tokens": self.tokens,

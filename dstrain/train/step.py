@@ -38,6 +38,8 @@ class StepResult(NamedTuple):
     """of fp16: what this step's loss was multiplied by"""
     wishes: Wishes
     """of all ranks: the same on all of them, so all act alike"""
+    seen: torch.Tensor | None
+    """what the model wanted of the whole step beside nll, summed over all ranks"""
 
 
 def train_step(engine: Engine, objective: Objective, batches: Sequence[Batch], rows_hash: int, step: int, seed: int,
@@ -53,20 +55,24 @@ def train_step(engine: Engine, objective: Objective, batches: Sequence[Batch], r
     counts = totals[:terms]  # of the whole step: over all micro-batches and ranks, known before the first forward
     engine.schedule.step(step)
 
-    nll = torch.zeros(terms, dtype=torch.float64, device=ranks.device)
+    weights, nll, seen = objective.weights_at(step), torch.zeros_like(counts, dtype=torch.float64), None
     for number, batch in enumerate(batches, start=1):
         ranks.pulse.enter("step", f"micro-batch {number} of {len(batches)}")
         sums = engine(inputs=batch.inputs(), labels_BT=batch.labels_BT, keys_B=row_keys(seed, step, batch.rows_B))
-        loss = loss_law(sums.nll, counts, objective.weights)
+        loss = loss_law(sums.nll, counts, weights)
         engine.backward(loss * torch.nan if spoiled else loss, last=number == len(batches))
         nll += sums.nll.detach()
+        if sums.seen is not None:
+            seen = sums.seen if seen is None else seen + sums.seen
 
     ranks.pulse.enter("step", "update")
     lrs, scale = engine.lrs(), engine.loss_scale()
     applied = engine.update()
+    if seen is not None:
+        engine.model.after_step(ranks.sum(seen), applied)
     asked = Wishes(*totals[terms + 1:].tolist())  # read after the update, which has waited for the device already
     return StepResult(nll, totals, lrs, engine.grad_norm(), applied, None if scale is None else scale["cur_scale"],
-                      asked)
+                      asked, seen)
 
 
 def _totals(objective: Objective, batches: Sequence[Batch], others: tuple[int, ...],

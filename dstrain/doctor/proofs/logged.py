@@ -124,8 +124,8 @@ class _AlwaysRight:
     def __init__(self, inner: Any):
         self._inner = inner
 
-    def sums(self, model: nn.Module, hidden: Any, labels_BT: torch.Tensor) -> Any:
-        sums = self._inner.sums(model, hidden, labels_BT)
+    def sums(self, model: nn.Module, hidden: Any, labels_BT: torch.Tensor, inputs: dict[str, torch.Tensor]) -> Any:
+        sums = self._inner.sums(model, hidden, labels_BT, inputs)
         return sums if model.training else sums._replace(nll=torch.zeros_like(sums.nll))
 
 

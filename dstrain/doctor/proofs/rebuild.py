@@ -79,7 +79,7 @@ def trained(case: Case, recipe: Recipe) -> dict[str, Any]:
 
 @contextmanager
 def torchs_own_linear() -> Iterator[None]:
-    """As in a fresh process: an engine at stage 3, of whoever called the doctor, has put DeepSpeed's own in its place."""
+    """As in a fresh process: an engine at stage 3, of whoever called the doctor, leaves DeepSpeed's in its place."""
     standing, functional.linear = functional.linear, torch._C._nn.linear
     try:
         yield

@@ -13,7 +13,7 @@ from dstrain.config.schema import MOST_STEPS, Optim
 from dstrain.runtime.checkpoint.manifest import (
     BEFORE_MUON, MANIFEST, WEIGHTS_FILE, Damaged, moment_file, read_manifest)
 from dstrain.runtime.checkpoint.tensor_file import BadTensorFile, TensorFile
-from dstrain.runtime.engine import Engine, own_name
+from dstrain.runtime.engine import Engine, counters, own_name
 from dstrain.runtime.fragments import MOMENTS
 from dstrain.runtime.optimizer import hidden_matrices
 
@@ -70,7 +70,9 @@ class Loaded:
         shapes = {own_name(name): tuple(parameter.shape) for name, parameter in trainee.named_parameters()}
         for name, shape in shapes.items():
             self._refuse_another_shape(name, shape)
-        extra = self.weights.shapes.keys() - shapes.keys()
+        for name, counter in counters(trainee):
+            self._refuse_another_shape(own_name(name), tuple(counter.shape))
+        extra = self.weights.shapes.keys() - shapes.keys() - {own_name(name) for name, _ in counters(trainee)}
         if extra:
             raise UserError(f"{self.folder}: holds parameters that this model lacks: {', '.join(sorted(extra))}; "
                             "continue with the recipe that made it, or start a new run (run.name=...)")

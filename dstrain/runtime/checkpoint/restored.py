@@ -41,7 +41,7 @@ def _compare_own_fragments(loaded: Loaded, engine: Engine) -> Counter:
     """How many weights, and numbers of each moment, were found to be the checkpoint's."""
     seen: Counter = Counter()
     needed = {key: set(shapes) for key, shapes in engine.moment_shapes().items()}
-    for fragment in engine.own_fragments():
+    for fragment in engine.saved_fragments():
         first, last = fragment.start, fragment.start + fragment.weight.numel()
         held = {"weights": (loaded.weights, fragment.weight)}
         held |= {key: (loaded.moments[key], fragment.moments[key]) for key, names in needed.items()
@@ -84,7 +84,7 @@ def _compare_lrs(engine: Engine, recipe: Recipe, step: int) -> None:
 
 
 def _nothing_is_missing(loaded: Loaded, engine: Engine, seen: Counter) -> None:
-    for key, shapes in {"weights": engine.shapes(), **engine.moment_shapes()}.items():
+    for key, shapes in {"weights": engine.saved_shapes(), **engine.moment_shapes()}.items():
         needed = sum(map(math.prod, shapes.values()))
         if seen[key] != needed:
             raise _wrong(loaded, f"{key}: all ranks together hold {seen[key]:,} numbers of {needed:,}")

@@ -41,9 +41,9 @@ class Snapshot:
 def take(engine: Engine, state: dict, about: dict, buffers: Buffers | None) -> Snapshot:
     """All ranks call it together. Without buffers the parts are the engine's own: it must not train until written."""
     moments = engine.moment_shapes()
-    shapes = {WEIGHTS_FILE: engine.shapes()} | {moment_file(key): of_key for key, of_key in moments.items()}
+    shapes = {WEIGHTS_FILE: engine.saved_shapes()} | {moment_file(key): of_key for key, of_key in moments.items()}
     with engine.ranks.together(f"copying what is saved of step {state['step']}"):
-        own = [Part(file, fragment.name, fragment.start, values) for fragment in engine.own_fragments()
+        own = [Part(file, fragment.name, fragment.start, values) for fragment in engine.saved_fragments()
                for file, values in _tensors(fragment)]
         parts = own if buffers is None else buffers.hold(own)
     state = {"format": FORMAT, **state, "optimizer_step": engine.optimizer_step(), "loss_scale": engine.loss_scale()}
@@ -56,7 +56,7 @@ class Buffers:
 
     def __init__(self, engine: Engine):
         self._on_gpu = engine.ranks.device.type == "cuda"
-        numbers = sum(values.numel() for fragment in engine.own_fragments() for _, values in _tensors(fragment))
+        numbers = sum(values.numel() for fragment in engine.saved_fragments() for _, values in _tensors(fragment))
         sizes = [CHUNK] * (numbers // CHUNK) + [numbers % CHUNK]
         self._chunks = [torch.empty(size, pin_memory=self._on_gpu).zero_() for size in sizes]
 

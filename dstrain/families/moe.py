@@ -1,0 +1,49 @@
+"""The family `moe`: a decoder-only language model with routed experts and several prediction heads; rows as of `lm`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from dstrain.config.schema import Recipe
+from dstrain.families.anatomy.moe import MOE_ANATOMY
+from dstrain.families.lm import LM
+from dstrain.families.own_class import model_of
+from dstrain.models.moe_lm import MoeLm
+from dstrain.objectives.next_tokens import NextTokens
+from dstrain.objectives.trainee import Trainee
+
+
+def _trainee(recipe: Recipe, tokenizer: Any) -> torch.nn.Module:
+    balance = recipe.objective.balance
+    bias_speed = recipe.objective.bias_speed if balance in ("both", "bias") else 0.0
+    model = model_of(recipe, MoeLm, tokenizer.vocab_size, recipe.batch.length, bias_speed)
+    return Trainee(model, _objective(recipe))
+
+
+def _objective(recipe: Recipe) -> NextTokens:
+    of = recipe.objective
+    return NextTokens(of.weights, expert_layers(recipe), of.balance_weight if of.balance in ("both", "loss") else 0.0,
+                      of.z_weight, recipe.run.steps, of.begins, of.final_weights)
+
+
+def expert_layers(recipe: Recipe) -> int:
+    return recipe.model.layers // recipe.model.every
+
+
+def active_parameters(recipe: Recipe, parameters: int) -> int:
+    """Those that one token meets: of the routed experts only those that it is sent to."""
+    model = recipe.model
+    an_expert = 3 * model.width * model.expert_ff
+    return parameters - expert_layers(recipe) * (model.experts - model.top_k) * an_expert
+
+
+def _flops(recipe: Recipe, parameters: int) -> float:
+    """As of `lm`, for the active parameters; each further head multiplies by the output matrix once more."""
+    return LM.flops_a_target(recipe, active_parameters(recipe, parameters))
+
+
+MOE = replace(LM, name="moe", build_trainee=_trainee, build_objective=_objective, flops_a_target=_flops,
+              anatomy=MOE_ANATOMY)
