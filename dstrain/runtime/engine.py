@@ -179,7 +179,7 @@ class Engine:
 
 
 def fill_weights(trainee: torch.nn.Module, weight_of: WeightOf, rank: int) -> None:
-    """Give every parameter, and counter, its values by name, one at a time: a ZeRO-3 rank keeps its own part of each."""
+    """Give every parameter, and counter, its values by name, one after the other: a ZeRO-3 rank keeps its own part."""
     for name, parameter in (*trainee.named_parameters(), *counters(trainee)):
         shape = whole_shape(parameter)
         weight = weight_of(own_name(name), shape)
