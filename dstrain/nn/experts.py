@@ -26,11 +26,11 @@ class Experts(nn.Module):
         tokens, top_k = chosen_NK.shape
         chosen_M = chosen_NK.flatten()
         order_M = chosen_M.argsort(stable=True)
-        sorted_MC = permuted(x_NC.unsqueeze(1).expand(-1, top_k, -1).reshape(tokens * top_k, -1), order_M)
+        sorted_MC = permuted(x_NC.unsqueeze(1).expand(-1, top_k, -1).flatten(0, 1), order_M)
         sizes_E = torch.zeros(self.experts, dtype=torch.int64, device=x_NC.device).scatter_add_(
             0, chosen_M, torch.ones_like(chosen_M))
         y_MC = self.computed(sorted_MC, sizes_E)
-        y_NKC = permuted(y_MC, inverse(order_M)).view(tokens, top_k, -1)
+        y_NKC = permuted(y_MC, inverse(order_M)).unflatten(0, (tokens, top_k))
         return (y_NKC * gates_NK.to(y_NKC.dtype).unsqueeze(-1)).sum(dim=1)
 
     def computed(self, sorted_MC: Tensor, sizes_E: Tensor) -> Tensor:
