@@ -33,7 +33,8 @@ def test_parameters_counted_by_hand():
     attention, norms = 4 * 16 * 16, 2 * 16
     dense, experts = 3 * 16 * 24, 4 * 16 + 4 * 3 * 16 * 12 + 3 * 16 * 12
     heads = 2 * (3 * 16 * 24 + 2 * 16)
-    assert sum(p.numel() for p in model.parameters()) == 50 * 16 + 2 * (attention + norms) + dense + experts + 16 + heads
+    by_hand = 50 * 16 + 2 * (attention + norms) + dense + experts + 16 + heads
+    assert sum(p.numel() for p in model.parameters()) == by_hand
 
 
 @pytest.mark.parametrize("preset", MOE_PRESETS)
@@ -103,6 +104,16 @@ def test_other_documents_and_padding_reach_no_head(further: str):
     alone = model(**one_document([4, 8, 2]), keys_B=None).heads
     for one, two in zip(heads, alone, strict=True):
         torch.testing.assert_close(one[:, 3:6], two, rtol=1e-11, atol=1e-12)
+
+
+def test_padding_is_in_no_count_and_no_balance():
+    model, segments_BT = small(), torch.tensor([[0, 0, 0, -1], [-1, -1, -1, -1]])
+    ids_BT, positions_BT = torch.tensor([[7, 3, 9, 0], [0, 0, 0, 0]]), torch.tensor([[0, 1, 2, 0], [0, 0, 0, 0]])
+    padded = model(ids_BT=ids_BT, segments_BT=segments_BT, positions_BT=positions_BT, keys_B=None).routed
+    alone = model(**one_document([7, 3, 9]), keys_B=None).routed
+    for one, two in zip(padded, alone, strict=True):
+        assert one.seen_X[:4].sum() == 3 * 2 and one.seen_X[4] == 3
+        torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-13)
 
 
 def test_the_cache_gives_what_whole_rows_give():

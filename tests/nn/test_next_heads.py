@@ -22,3 +22,7 @@ def test_what_is_ahead_is_the_same_documents_or_nothing():
 
 def test_a_row_that_is_one_document_never_begins_again():
     assert goes_on(torch.zeros(1, 3, dtype=torch.long), 1).tolist() == [[True, True, False]]
+
+
+def test_padding_is_no_document_that_goes_on():
+    assert goes_on(torch.tensor([[0, 0, -1, -1, -1]]), 1).int().tolist() == [[1, 0, 0, 0, 0]]
