@@ -53,23 +53,37 @@ class Chosen(NamedTuple):
     """True where a change of the logits within rounding could have made it another token"""
 
 
+class Odds(NamedTuple):
+    """What is drawn from, in float64, and how far rounding can move it."""
+
+    p_BV: Tensor
+    """0 for tokens that are out of the draw; the others' are not scaled again to sum 1"""
+    unsure_BV: Tensor | None
+    """tokens that a change of the logits within rounding could have let in or out; None: there is no truncation"""
+    astray_B: Tensor
+    """the probability of these tokens, relative to that of all in the draw"""
+    slack_B: Tensor
+    """of the difference between two logits, divided by the temperature"""
+    frozen_tie_B: Tensor
+    """so cold that probabilities underflow, the draw is the best token: True where that one ties with another"""
+
+
 def choose(how: Choosing, logits_BV: Tensor, seen_BV: Tensor | None, uniform_B: Tensor | None,
            rounding: float) -> Chosen:
     """`seen_BV`: True for tokens that the penalty is for; `uniform_B`: the numbers in [0, 1) that draw."""
-    if how.repetition_penalty != 1.0:
-        logits_BV = penalized(logits_BV, seen_BV, how.repetition_penalty)
-        rounding *= max(how.repetition_penalty, 1.0 / how.repetition_penalty)
-    if how.temperature == 0.0:
-        return Chosen(logits_BV.argmax(dim=-1), greedy_ties(logits_BV, rounding))
-    return _drawn(how, logits_BV, uniform_B, rounding)
+    if how.temperature > 0.0:
+        return drawn(odds(how, logits_BV, seen_BV, rounding), uniform_B)
+    logits_BV, rounding = _penalized(how, logits_BV, seen_BV, rounding)
+    return Chosen(logits_BV.argmax(dim=-1), greedy_ties(logits_BV, rounding))
 
 
 def penalized(logits_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tensor:
     return torch.where(seen_BV, torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty), logits_BV)
 
 
-def _drawn(how: Choosing, logits_BV: Tensor, uniform_B: Tensor, rounding: float) -> Chosen:
-    """The token at which the cumulated probability passes the uniform number, in float64."""
+def odds(how: Choosing, logits_BV: Tensor, seen_BV: Tensor | None, rounding: float) -> Odds:
+    """Of a draw, which needs a temperature."""
+    logits_BV, rounding = _penalized(how, logits_BV, seen_BV, rounding)
     best_B1 = logits_BV.amax(dim=-1, keepdim=True)
     slack_B1 = rounding * best_B1.abs().clamp(min=1.0).double()     # of the difference between two logits
     below_best_BV = (logits_BV - best_B1).double()                  # no temperature makes this overflow
@@ -84,17 +98,34 @@ def _drawn(how: Choosing, logits_BV: Tensor, uniform_B: Tensor, rounding: float)
         keep_BV, also_unsure_BV = kept_by_top_p(below_best_BV, p_BV, how.top_p, slack_B1, how.temperature)
         unsure_BV = also_unsure_BV if unsure_BV is None else unsure_BV | also_unsure_BV
         p_BV = p_BV * keep_BV
+    astray_B = torch.zeros_like(p_BV[:, 0])
+    if unsure_BV is not None:
+        astray_B = (whole_p_BV * unsure_BV).sum(dim=-1) / p_BV.sum(dim=-1)
+    slack_B = slack_B1.squeeze(1) / how.temperature
+    return Odds(p_BV, unsure_BV, astray_B, slack_B, (slack_B > 30.0) & greedy_ties(logits_BV, rounding))
+
+
+def drawn(of: Odds, uniform_B: Tensor) -> Chosen:
+    """The token at which the cumulated probability passes the uniform number."""
+    tokens_B, lower_B, upper_B = stretch(of.p_BV, uniform_B)
+    tie_B = draw_ties(lower_B, upper_B, uniform_B, of.astray_B, of.slack_B) | of.frozen_tie_B
+    if of.unsure_BV is not None:
+        tie_B = tie_B | of.unsure_BV.gather(1, tokens_B[:, None]).squeeze(1)
+    return Chosen(tokens_B, tie_B)
+
+
+def stretch(p_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The token whose stretch of [0, 1] has the number, and where that begins and ends; p may have any sum."""
     cumulated_BV = p_BV.cumsum(dim=-1)
     total_B1 = cumulated_BV[:, -1:]
     tokens_B1 = torch.searchsorted(cumulated_BV, uniform_B[:, None] * total_B1, right=True)
     upper_B = (cumulated_BV.gather(1, tokens_B1) / total_B1).squeeze(1)
-    lower_B = upper_B - (p_BV.gather(1, tokens_B1) / total_B1).squeeze(1)
-    astray_B = torch.zeros_like(upper_B)
-    if unsure_BV is not None:
-        astray_B = ((whole_p_BV * unsure_BV).sum(dim=-1, keepdim=True) / total_B1).squeeze(1)
-    tie_B = draw_ties(lower_B, upper_B, uniform_B, astray_B, slack_B1.squeeze(1) / how.temperature)
-    if unsure_BV is not None:
-        tie_B = tie_B | unsure_BV.gather(1, tokens_B1).squeeze(1)
-    # So cold that probabilities underflow, the draw is the best token, and what ties is what ties for that.
-    cold_B = slack_B1.squeeze(1) / how.temperature > 30.0
-    return Chosen(tokens_B1.squeeze(1), tie_B | (cold_B & greedy_ties(logits_BV, rounding)))
+    return tokens_B1.squeeze(1), upper_B - (p_BV.gather(1, tokens_B1) / total_B1).squeeze(1), upper_B
+
+
+def _penalized(how: Choosing, logits_BV: Tensor, seen_BV: Tensor | None, rounding: float) -> tuple[Tensor, float]:
+    """With what rounding is in them then."""
+    if how.repetition_penalty == 1.0:
+        return logits_BV, rounding
+    return (penalized(logits_BV, seen_BV, how.repetition_penalty),
+            rounding * max(how.repetition_penalty, 1.0 / how.repetition_penalty))
