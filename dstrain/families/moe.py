@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dstrain.config.schema import Recipe
+from dstrain.families import moe_seen
 from dstrain.families.anatomy.moe import MOE_ANATOMY
 from dstrain.families.lm import LM
 from dstrain.families.own_class import model_of
@@ -45,5 +46,16 @@ def _flops(recipe: Recipe, parameters: int) -> float:
     return LM.flops_a_target(recipe, active_parameters(recipe, parameters))
 
 
+def _model_in_words(recipe: Recipe, parameters: int) -> list[str]:
+    model, layers = recipe.model, expert_layers(recipe)
+    where = "each layer" if layers == model.layers else f"{layers} of {model.layers} layers"
+    shared = f", {model.shared_experts} more for all" if model.shared_experts else ""
+    heads = f"{model.next_tokens} heads ({model.further})" if model.next_tokens > 1 else "1 head"
+    return [f"{active_parameters(recipe, parameters) / 1e6:.3g}M active a token; {model.experts} experts in {where}, "
+            f"{model.top_k} of them a token{shared}; {heads}"]
+
+
 MOE = replace(LM, name="moe", build_trainee=_trainee, build_objective=_objective, flops_a_target=_flops,
-              anatomy=MOE_ANATOMY)
+              anatomy=replace(MOE_ANATOMY, active_parameters=active_parameters),
+              model_in_words=_model_in_words, further_scores=moe_seen.further_scores,
+              scores_in_words=moe_seen.in_words, shown=moe_seen.shown)

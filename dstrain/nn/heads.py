@@ -48,6 +48,22 @@ def token_nll(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk_ro
     return nll_N.view(labels_BT.shape)
 
 
+@torch.compiler.disable
+@torch.no_grad()
+def summed_nll_and_best(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor,
+                        chunk_rows: int | None = None) -> tuple[Tensor, Tensor]:
+    """Without gradients: `summed_nll`, to the bit, and [B, T] the id of each position's largest logit, scored or not;
+    both from the same logits."""
+    dtype, _ = _how(hidden_BTD, weight_VD)
+    hidden_ND, weight_VD, labels_N = hidden_BTD.flatten(0, -2).to(dtype), weight_VD.to(dtype), labels_BT.flatten()
+    total = torch.zeros((), dtype=torch.float64, device=hidden_ND.device)
+    best_N = torch.empty_like(labels_N, dtype=torch.int64)
+    for chunk, logits_RV in _chunks(hidden_ND, weight_VD, chunk_rows):
+        best_N[chunk] = logits_RV.argmax(dim=-1)
+        total += _nll(logits_RV, labels_N[chunk], leave_gradient=False).sum(dtype=torch.float64)
+    return total, best_N.view(labels_BT.shape)
+
+
 class _SummedNll(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk_rows: int | None,

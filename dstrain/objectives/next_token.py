@@ -18,6 +18,8 @@ class Sums(NamedTuple):
     """float64 [terms]: each term's sum of nll over the scored labels"""
     seen: Tensor | None = None
     """float64, without a gradient: further sums that the model wants of the whole step, after its update"""
+    found: Tensor | None = None
+    """float64, only without gradients: further sums that a validation scores"""
 
 
 class HasLabels(Protocol):

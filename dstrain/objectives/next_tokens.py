@@ -13,9 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from dstrain.nn.heads import IGNORED, summed_nll
+from dstrain.nn.heads import IGNORED, summed_nll, summed_nll_and_best
 from dstrain.nn.next_heads import goes_on
 from dstrain.nn.routing import Routed
+from dstrain.objectives.drafts import found_by_heads
 from dstrain.objectives.next_token import Sums, scored_labels
 
 BALANCE, ROUTER_Z = "balance", "router_z"
@@ -65,11 +66,16 @@ class NextTokens:
     @torch.compiler.disable
     def sums(self, model: nn.Module, hidden: HasHeads, labels_BT: Tensor, inputs: dict[str, Tensor]) -> Sums:
         """Reads the output weight, so it belongs inside the wrapped module's forward (ZeRO-3)."""
-        segments_BT = inputs["segments_BT"]
-        nll = [summed_nll(hidden_BTC, model.output_weight, labels_of_head(labels_BT, segments_BT, head))
-               for head, hidden_BTC in enumerate(hidden.heads)]
+        weight, segments_BT, found = model.output_weight, inputs["segments_BT"], None
+        labels = [labels_of_head(labels_BT, segments_BT, head) for head in range(len(hidden.heads))]
+        if torch.is_grad_enabled():
+            nll = [summed_nll(hidden_BTC, weight, of_head) for hidden_BTC, of_head in zip(hidden.heads, labels)]
+        else:
+            nll, best = zip(*(summed_nll_and_best(hidden_BTC, weight, of_head)
+                              for hidden_BTC, of_head in zip(hidden.heads, labels)))
+            found = found_by_heads(best, labels)
         of_layers = [torch.stack(sums).sum() for sums in zip(*((one.balance, one.router_z) for one in hidden.routed))]
-        return Sums(torch.stack([*nll, *of_layers]), torch.stack([one.seen_X for one in hidden.routed]))
+        return Sums(torch.stack([*nll, *of_layers]), torch.stack([one.seen_X for one in hidden.routed]), found)
 
 
 def labels_of_head(labels_BT: Tensor, segments_BT: Tensor, head: int) -> Tensor:

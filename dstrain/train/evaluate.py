@@ -20,7 +20,7 @@ NOTHING_TO_SCORE = "data.valid holds no text to score: its documents are empty; 
 
 def evaluate(forward: Callable[..., Any], module: torch.nn.Module, family: Family, recipe: Recipe, tokenizer: Any,
              ranks: Ranks, must_leave: Callable[[], bool] = lambda: False) -> dict | None:
-    """loss, perplexity, bits_per_byte and word_perplexity over the recipe's validation data.
+    """loss, perplexity, bits_per_byte and word_perplexity over the recipe's validation data, and the family's own.
 
     `forward` is the engine (or the bare trainee), `module` what is switched to evaluation and back. None when a rank
     had to leave before the end.
@@ -30,13 +30,17 @@ def evaluate(forward: Callable[..., Any], module: torch.nn.Module, family: Famil
     bytes_of_token = torch.as_tensor(tokenizer.token_bytes(), dtype=torch.int64, device=ranks.device)
     nll = torch.zeros(len(objective.terms), dtype=torch.float64, device=ranks.device)
     counts = torch.zeros(len(objective.terms) + 2, dtype=torch.int64, device=ranks.device)
+    beside: list[torch.Tensor] = []
 
     with in_eval(module), torch.no_grad():
         for batch in in_step(batches, lambda: family.filler_batch(recipe, ranks.world), ranks, must_leave):
             if batch is None:
                 return None
             batch = batch.to(ranks.device, non_blocking=True)
-            nll += forward(inputs=batch.inputs(), labels_BT=batch.labels_BT, keys_B=None).nll
+            sums = forward(inputs=batch.inputs(), labels_BT=batch.labels_BT, keys_B=None)
+            nll += sums.nll
+            if family.further_scores is not None:
+                beside = [sums.seen, sums.found] if not beside else [beside[0] + sums.seen, beside[1] + sums.found]
             counts[:-2] += objective.counts(batch)
             counts[-2] += (bytes_of_token[batch.labels_BT.clamp(min=0)] * (batch.labels_BT >= 0)).sum()
             counts[-1] += batch.words
@@ -44,7 +48,11 @@ def evaluate(forward: Callable[..., Any], module: torch.nn.Module, family: Famil
     ranks.sum(nll), ranks.sum(counts)
     if not int(counts[0]):
         raise ranks.mistake(NOTHING_TO_SCORE)
-    return _scores(nll.cpu(), counts.cpu(), objective)
+    scores = _scores(nll.cpu(), counts.cpu(), objective)
+    if family.further_scores is not None:
+        seen, found = (ranks.sum(sums).cpu() for sums in beside)
+        scores |= family.further_scores(recipe, module.model, counts[:-2].cpu(), seen, found)
+    return scores
 
 
 def _scores(nll: torch.Tensor, counts: torch.Tensor, objective: Any) -> dict:

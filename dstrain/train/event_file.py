@@ -7,18 +7,21 @@ wherever the training happens to be, or (in older releases) waits for ever for r
 from __future__ import annotations
 
 import io
+import math
 import re
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from dstrain.train.appended import Appended
+from dstrain.train.picture import Picture, png
 
 
 class EventFile(Appended):
@@ -43,6 +46,20 @@ class EventFile(Appended):
                              tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]))
         value = Summary.Value(tag=f"{tag}/text_summary", metadata=metadata, tensor=tensor)
         self._add(Event(step=step, summary=Summary(value=[value])))
+
+    def add_spread(self, tag: str, values: Sequence[float], step: int) -> None:
+        """Shown as a histogram: each of the different values is a bucket of its own, so none is rounded."""
+        sizes = sorted(set(values))
+        histogram = HistogramProto(
+            min=sizes[0], max=sizes[-1], num=len(values), sum=math.fsum(values),
+            sum_squares=math.fsum(value * value for value in values), bucket_limit=sizes,
+            bucket=[float(sum(value == size for value in values)) for size in sizes])
+        self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, histo=histogram)])))
+
+    def add_picture(self, tag: str, picture: Picture, step: int) -> None:
+        file, width, height = png(picture)
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=file)
+        self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)])))
 
     def write_out(self) -> None:
         """Hand what was added to the system, in one piece."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator, Protocol
+from typing import Any, Callable, Iterator, NamedTuple, Protocol
 
 import torch
 
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import Shape
+from dstrain.train.shown import Shown
 
 
 class Batch(Protocol):
@@ -36,6 +37,17 @@ class Objective(Protocol):
     def counts(self, batch: Batch) -> torch.Tensor: ...
 
 
+class FurtherTerm(NamedTuple):
+    """A term of the loss beside those of the prediction heads: what keeps experts busy, or numbers small."""
+
+    name: str
+    weight: float
+    summed: torch.Tensor
+    """over this micro-batch, with its graph"""
+    count: int
+    """of this micro-batch, found from the data"""
+
+
 @dataclass(frozen=True)
 class Anatomy:
     """What the doctor must know of a family, to hold its data and its models to the laws from outside."""
@@ -59,10 +71,11 @@ class Anatomy:
     """which of a micro-batch's inputs is what: the fields of dstrain.doctor.subject.Roles, by name"""
     lengths: Callable[[Batch], tuple[torch.Tensor, torch.Tensor | None]]
     """micro-batch -> (tokens of each row, tokens of each row's source where it has one)"""
-    loss: Callable[[Recipe], tuple[tuple[float, ...], float]]
-    """recipe -> (weight of each prediction head's mean loss, share of the targets that is smoothed)"""
-    targets: Callable[[Batch, Any], tuple[torch.Tensor, ...]]
-    """(micro-batch, tokenizer) -> for each head [B, T] the labels once more, by other means than the training's; -100
+    loss: Callable[..., tuple[tuple[float, ...], float]]
+    """(recipe, step or None for the last one) -> (weight of each prediction head's mean loss there, share of the targets
+    that is smoothed)"""
+    targets: Callable[[Recipe, Batch, Any], tuple[torch.Tensor, ...]]
+    """(recipe, micro-batch, tokenizer) -> for each head [B, T] the labels once more, by other means than the training's; -100
     where nothing is to be scored"""
     wrong: Callable[[Batch, Any], int]
     """(micro-batch, tokenizer) -> how many of its labels, and of its rows' and documents' starts, are wrong"""
@@ -71,6 +84,25 @@ class Anatomy:
     astray: Callable[[Recipe, Any, tuple[int, ...]], tuple[int, int]]
     """(recipe on an excerpt, tokenizer, numbers of ranks) -> (targets lost, doubled or out of place in whole epochs of
     training and in a validation, targets counted): against the documents themselves"""
+    heads_of: Callable[[Any], tuple[torch.Tensor, ...]] = tuple
+    """what the model returns -> [B, T, C] hidden states of each prediction head"""
+    exact: bool = True
+    """what a token may not see changes no bit of it; otherwise the order of sums may depend on it (experts that sort
+    tokens: other neighbours are matrices of other sizes)"""
+    told_ahead: Callable[[Recipe], tuple[int, ...]] = lambda recipe: (0,)
+    """recipe -> for each prediction head how many tokens behind its own place it is given, as its task"""
+    further_terms: Callable[[Recipe, Any, Batch], tuple["FurtherTerm", ...]] = lambda recipe, output, batch: ()
+    """(recipe, what the model returns, micro-batch) -> the terms of the loss that are no prediction's"""
+    counters_after: Callable[..., dict[str, tuple[torch.Tensor, torch.Tensor]]] = lambda *_: {}
+    """(recipe, the model's counters by name, what it returned for each row of a step, share of what it counted that
+    rounding may have moved) -> by name the counters after that step, written out by hand, and where that share cannot
+    have changed them"""
+    heads_at_once: Callable[[Recipe], Recipe] = lambda recipe: recipe
+    """the same recipe, with all prediction heads from the first step to the last"""
+    first_head_alone: Callable[[Recipe], Recipe | None] = lambda recipe: None
+    """the same with the weight 0 for all heads but the first; None where there is one head"""
+    active_parameters: Callable[[Recipe, int], int] = lambda recipe, parameters: parameters
+    """(recipe, number of parameters) -> those that one token meets"""
 
 
 @dataclass(frozen=True)
@@ -118,3 +150,15 @@ class Family:
     data; None when a rank had to leave. `alone`: each rank holds the whole model. No function: nothing to generate"""
     anatomy: Anatomy
     """what the doctor holds its data and models to the laws with"""
+    model_in_words: Callable[[Recipe, int], list[str]] = lambda recipe, parameters: []
+    """(recipe, number of parameters) -> what the first screen says of the model beside its size, in lines"""
+    taken_over: Callable[[Recipe, Any], Callable[[str, torch.Size], torch.Tensor | None]] | None = None
+    """(recipe, tokenizer) -> name and shape -> the weight that a fresh run takes over from a trained model; None where
+    it has none. Each rank calls it. No function: a fresh run begins with its initial weights"""
+    further_scores: Callable[..., dict] | None = None
+    """(recipe, model, counts, seen, found) -> scores beside the loss, of a validation's sums over all ranks: targets by
+    term, and what the objective's `Sums` hold beside nll"""
+    scores_in_words: Callable[[Recipe, dict], list[str]] = lambda recipe, scores: []
+    """(recipe, scores) -> `further_scores` as lines for a reader"""
+    shown: Callable[..., Shown] | None = None
+    """(recipe, model, counts, seen) -> what TensorBoard shows of some steps' `Sums.seen`, over all ranks"""

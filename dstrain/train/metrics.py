@@ -22,6 +22,10 @@ class Meter:
         self._since = time.perf_counter()
         self.window_s = 0.0
         """training time of the steps of the newest flush"""
+        self.seen: torch.Tensor | None = None
+        """`StepResult.seen` of these steps, added up"""
+        self.counts: torch.Tensor | None = None
+        """targets by term of all ranks in these steps"""
 
     def add(self, step: int, result: StepResult, data_wait_s: float) -> None:
         self._waiting.append((step, result, data_wait_s))
@@ -37,6 +41,8 @@ class Meter:
         terms = len(self.objective.terms)
         nll = self.ranks.sum(torch.stack([result.nll for _, result, _ in self._waiting])).cpu()
         totals = torch.stack([result.totals for _, result, _ in self._waiting]).cpu()
+        seen = [result.seen for _, result, _ in self._waiting if result.seen is not None]
+        self.seen, self.counts = torch.stack(seen).sum(dim=0).cpu() if seen else None, totals[:, :terms].sum(dim=0)
         now = time.perf_counter()
         scored = int(totals[:, 0].sum())
         self.window_s = max(1e-9, now - self._since)

@@ -5,15 +5,21 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from typing import TYPE_CHECKING, Any, Callable
 
 from dstrain.config.errors import Trouble, UserError
 from dstrain.config.os_errors import in_one_line
 from dstrain.train.appended import Appended
 from dstrain.train.run_folder import Footing, RunFolder
+from dstrain.train.shown import Shown
 
 if TYPE_CHECKING:
     from dstrain.train.event_file import EventFile
+
+
+HEAD = re.compile(r"next(\d*)")
+"""terms that are a prediction head's: next, next2 ..."""
 
 
 def _first_error_is_kept(write: Callable[..., None]) -> Callable[..., None]:
@@ -74,6 +80,19 @@ class Sinks:
         self._metrics.append(_lines([{"step": step, "split": split, **scores}]))
         self._show_scalars({f"{split}/{key}": value for key, value in scores.items()
                             if isinstance(value, (int, float))}, step)
+        self._show_scalars(_term_tags(scores.get("terms", {}), f"{split}_loss"), step)
+        self._show_scalars({f"heads/{number}/{name}": value for number, head in scores.get("heads", {}).items()
+                            for name, value in head.items()}, step)
+
+    @_first_error_is_kept
+    def write_shown(self, shown: Shown, step: int, with_pictures: bool) -> None:
+        """For TensorBoard alone."""
+        self._show_scalars(shown.scalars, step)
+        for tag, values in shown.spreads.items():
+            if all(map(math.isfinite, values)):
+                self._board.add_spread(tag, values, step)
+        for tag, picture in shown.pictures.items() if with_pictures else ():
+            self._board.add_picture(tag, picture, step)
 
     @_first_error_is_kept
     def write_text(self, tag: str, text: str, step: int) -> None:
@@ -124,15 +143,14 @@ class Sinks:
                          ("train/loss_scale", "loss_scale"), ("train/lr_muon", "lr_muon")):
             if record.get(key) is not None and math.isfinite(record[key]):
                 self._board.add_scalar(tag, record[key], step)
-        if len(record["terms"]) > 1:
-            for number, loss in enumerate(record["terms"].values(), start=1):
-                self._board.add_scalar(f"heads/{number}/loss", loss, step)
+        self._show_scalars(_term_tags(record["terms"], "loss"), step)
         if record["skipped"]:
             self._board.add_scalar("train/skipped", 1, step)
 
     def _show_scalars(self, values: dict[str, float], step: int) -> None:
         for tag, value in values.items():
-            self._board.add_scalar(tag, value, step)
+            if math.isfinite(value):
+                self._board.add_scalar(tag, value, step)
 
 
 class NoSinks:
@@ -144,6 +162,13 @@ class NoSinks:
         return lambda *arguments, **named: None
 
 
+def _term_tags(terms: dict[str, float], kind: str) -> dict[str, float]:
+    """heads/2/loss of the second head where there are several, terms/balance/loss of what is no head's."""
+    heads = {term: found[1] or "1" for term in terms if (found := HEAD.fullmatch(term))}
+    tags = {term: f"heads/{heads[term]}/{kind}" if term in heads else f"terms/{term}/{kind}" for term in terms}
+    return {tags[term]: loss for term, loss in terms.items() if term not in heads or len(heads) > 1}
+
+
 def _lines(records: list[dict]) -> bytes:
     """A line of JSON each; NaN and Inf, which JSON lacks, become null."""
     return b"".join(json.dumps({key: _finite(value) for key, value in record.items()}, allow_nan=False).encode()
@@ -153,4 +178,6 @@ def _lines(records: list[dict]) -> bytes:
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

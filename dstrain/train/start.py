@@ -107,8 +107,15 @@ def build_engine(recipe: Recipe, family: Family, config: dict, tokenizer: Any, l
     Up to here nothing has changed in a run folder that holds a checkpoint: what cannot go on leaves it as it was.
     """
     def fresh(trainee: Any) -> Callable:
-        return lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed)
+        def weight(name: str, shape: torch.Size) -> torch.Tensor:
+            taken = None if take_over is None else take_over(name, shape)
+            return family.initial_weight(trainee.model, name, shape, recipe.run.seed) if taken is None else taken
+        return weight
 
+    take_over = None
+    if loaded is None and family.taken_over is not None:
+        with ranks.together("reading the model that this run starts from"):
+            take_over = family.taken_over(recipe, tokenizer)
     if loaded is not None:
         with ranks.together("going on from a checkpoint"), torch.device("meta"):
             loaded.check_fits(family.build_trainee(recipe, tokenizer), recipe.optim)

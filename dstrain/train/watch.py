@@ -17,6 +17,10 @@ from dstrain.train.run import Run
 from dstrain.train.step import StepResult
 
 
+PICTURE_EVERY = 100
+"""steps"""
+
+
 class Watch:
     """Keeps the steps' results on the device until it is time to write them down."""
 
@@ -108,9 +112,19 @@ class Watch:
         if not records:
             return [], {}
         self.run.state.tokens = self.meter.tokens
+        self._show_model(records)
         gauges = self.gauges.read(records[-1]["tokens_per_s"], self.meter.window_s) | self.pace.slowest
         self.run.sinks.write_steps(records, ledger, gauges)
         return records, gauges
+
+    def _show_model(self, records: list[dict]) -> None:
+        """What the family has to show of these steps; its pictures in every hundredth step, or at the next log."""
+        run, first, last = self.run, records[0]["step"], records[-1]["step"]
+        if run.family.shown is None or self.meter.seen is None or not run.ranks.first:
+            return
+        shown = run.family.shown(run.recipe, run.engine.model, self.meter.counts, self.meter.seen)
+        due = first == 1 or last == run.recipe.run.steps or (first - 1) // PICTURE_EVERY < last // PICTURE_EVERY
+        run.sinks.write_shown(shown, last, with_pictures=due)
 
     def restart_clock(self) -> None:
         """Do not count what happened since the last log (a validation, a save) as training time."""
