@@ -77,6 +77,11 @@ def choose(how: Choosing, logits_BV: Tensor, seen_BV: Tensor | None, uniform_B: 
     return Chosen(logits_BV.argmax(dim=-1), greedy_ties(logits_BV, rounding))
 
 
+def best(how: Choosing, logits_BV: Tensor, seen_BV: Tensor | None) -> Tensor:
+    """The best tokens, after the penalty."""
+    return _penalized(how, logits_BV, seen_BV, 0.0)[0].argmax(dim=-1)
+
+
 def penalized(logits_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tensor:
     return torch.where(seen_BV, torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty), logits_BV)
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from dstrain.config.moe import MoeModel
 from dstrain.nn.cache import KvCache
 from dstrain.nn.chance import KeyedDropout, name_sites
+from dstrain.nn.drafting import Drafter, ParallelDrafter, SequentialDrafter
 from dstrain.nn.expert_block import ExpertBlock, RoutedFeedForward
 from dstrain.nn.init import initial_weight
 from dstrain.nn.layers import Block, norm
@@ -95,6 +96,12 @@ class MoeLm(Transformer):
             else:
                 x_BTC = block(x_BTC, extension.can_attend_B1TS, turns, None, None, memory)
         return x_BTC
+
+    def new_drafter(self, rows: int, capacity: int | None = None) -> Drafter:
+        """What proposes tokens beyond the next one during generation: the further heads, at least one."""
+        if self.settings.further == "parallel":
+            return ParallelDrafter(self.further)
+        return SequentialDrafter(self.further, self.embed, self.turns, self.cache_of(rows, capacity, len(self.further)))
 
     @property
     def expert_layers(self) -> list[RoutedFeedForward]:

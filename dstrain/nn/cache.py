@@ -66,6 +66,10 @@ class KvCache:
                     for layer in range(len(self.k_LBSHD))]
         return Extension(positions_BT, can_attend_BTS.unsqueeze(1), memories)
 
+    def take_back(self, counts_B: Tensor) -> None:
+        """Each row's last tokens, so many, are gone: what comes next is written over them, and nobody attends them."""
+        self.lengths_B = self.lengths_B - counts_B
+
     def pick(self, rows_N: Tensor) -> None:
         """From now on it has these of its rows, in this order; a row may come several times, for a search's beams.
 
