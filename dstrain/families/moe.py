@@ -12,6 +12,7 @@ from dstrain.families import moe_seen
 from dstrain.families.anatomy.moe import MOE_ANATOMY
 from dstrain.families.lm import LM
 from dstrain.families.own_class import model_of
+from dstrain.families.upcycling import taken_over
 from dstrain.models.moe_lm import MoeLm
 from dstrain.objectives.next_tokens import NextTokens
 from dstrain.objectives.trainee import Trainee
@@ -51,11 +52,12 @@ def _model_in_words(recipe: Recipe, parameters: int) -> list[str]:
     where = "each layer" if layers == model.layers else f"{layers} of {model.layers} layers"
     shared = f", {model.shared_experts} more for all" if model.shared_experts else ""
     heads = f"{model.next_tokens} heads ({model.further})" if model.next_tokens > 1 else "1 head"
+    began = [f"its experts began as copies of a feed-forward in {model.upcycle}"] if model.upcycle else []
     return [f"{active_parameters(recipe, parameters) / 1e6:.3g}M active a token; {model.experts} experts in {where}, "
-            f"{model.top_k} of them a token{shared}; {heads}"]
+            f"{model.top_k} of them a token{shared}; {heads}", *began]
 
 
 MOE = replace(LM, name="moe", build_trainee=_trainee, build_objective=_objective, flops_a_target=_flops,
               anatomy=replace(MOE_ANATOMY, active_parameters=active_parameters),
-              model_in_words=_model_in_words, further_scores=moe_seen.further_scores,
+              model_in_words=_model_in_words, taken_over=taken_over, further_scores=moe_seen.further_scores,
               scores_in_words=moe_seen.in_words, shown=moe_seen.shown)

@@ -23,6 +23,21 @@ def test_what_would_be_another_run_is_refused(section, key, value):
         changes_since(recipe_from_dict(RECIPE), changed(section, **{key: value}), "there")
 
 
+@pytest.mark.parametrize("key, value", [("experts", 4), ("top_k", 1), ("expert_ff", 8), ("shared_experts", 1),
+                                        ("every", 2), ("next_tokens", 3), ("further", "sequential")])
+def test_other_experts_or_heads_would_be_another_run(key, value):
+    """Some of them change no parameter's shape: nothing else would notice."""
+    moe = recipe_from_dict({**RECIPE, "family": "moe"})
+    other = recipe_from_dict({**RECIPE, "family": "moe", "model": {"preset": "tiny", key: value}})
+    with pytest.raises(UserError, match=f"model.{key} is {value!r}.*would be another run"):
+        changes_since(moe, other, "there")
+
+
+def test_what_a_run_was_upcycled_from_is_no_matter_once_it_has_begun():
+    begun = recipe_from_dict({**RECIPE, "family": "moe", "model": {"preset": "tiny", "upcycle": "runs/dense"}})
+    assert changes_since(begun, recipe_from_dict({**RECIPE, "family": "moe"}), "there") == []
+
+
 def test_what_may_change_is_said_and_where_data_lie_is_nobodys_business():
     assert changes_since(recipe_from_dict(RECIPE), changed("optim", lr=0.5), "there") == ["optim.lr: 0.0006 -> 0.5"]
     assert changes_since(recipe_from_dict(RECIPE), changed("data", workers=1, prepared="shards"), "there") == []
