@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "objectives": {"nn", "config"},
     "guard": {"config"},
     "cluster": {"guard", "config"},
-    "runtime": {"guard", "config"},
+    "runtime": {"guard", "nn", "config"},
     "train": {"runtime", "guard", "objectives", "data", "nn", "config"},
     "infer": {"runtime", "objectives", "data", "nn", "config"},
     "families": {"models", "train", "infer", "data", "objectives", "nn", "config"},

@@ -61,5 +61,5 @@ def _fill_with_mean(trained: Trained, chosen: list[Path]) -> list[int]:
     def mean(name: str, shape: Any) -> Any:
         return sum(checkpoint.weight_of(name, shape).double() for checkpoint in checkpoints) / len(checkpoints)
 
-    fill_weights(trained.trainee, mean, rank=0)
+    fill_weights(trained.trainee, mean)
     return [checkpoint.state["step"] for checkpoint in checkpoints]

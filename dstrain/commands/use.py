@@ -57,7 +57,7 @@ def load_trained(run: Path, which: str, command: str | None = None) -> Trained:
         if command is not None and not hasattr(trainee.model, "extend"):
             raise UserError(f"{where}: {type(trainee.model).__name__} (model.code) has no new_cache and extend: it can "
                             f"be trained and scored, but writes no text; add them, see docs/overview.md")
-        fill_weights(trainee, load(where).weight_of, rank=0)
+        fill_weights(trainee, load(where).weight_of)
         return Trained(recipe, family, tokenizer, trainee.to(ranks.device).eval(), ranks, where)
 
     return read_checkpoint(run, which, read)

@@ -48,8 +48,9 @@ REFUSED = {
     "compile": "compiling is the recipe's engine.compile; set that and remove it here",
     "pipeline": _MODEL_SPLIT,
     "tensor_parallel": _MODEL_SPLIT,
-    "expert_parallel": "no model family here has experts; remove it",
-    "use_data_before_expert_parallelism": "no model family here has experts; remove it",
+    "expert_parallel": "how many ranks share out experts is the recipe's engine.expert_parallel; set that and remove "
+                       "it here",
+    "use_data_before_expert_parallelism": "consecutive ranks share out experts (engine.expert_parallel); remove it",
     "hybrid_engine": "it serves reinforcement learning, not training from scratch; remove it",
     "weight_quantization": "it serves inference, not training; remove it",
     "bfloat16": "this is the old name; write bf16",

@@ -81,6 +81,7 @@ def engine_json(recipe: Recipe, world: int, device: str, ds_config: str | None =
     refuse_contradictions(recipe, ds_file)
     shape = shape_of(recipe, world)
     _check_accumulation(shape, ds_file)
+    _check_peers(recipe, world)
     stage = _stage(ds_file)
     precision = _precision(ds_file, stage, device)
     return {
@@ -91,7 +92,7 @@ def engine_json(recipe: Recipe, world: int, device: str, ds_config: str | None =
         "gradient_accumulation_steps": shape.accumulation,
         # At stage 0 DeepSpeed applies a NaN without a word, so dstrain's own optimizer guards and clips there.
         "gradient_clipping": recipe.optim.clip if stage else 0.0,
-        "zero_optimization": _zero(ds_file, stage),
+        "zero_optimization": _zero(ds_file, stage, recipe.engine.expert_parallel > 1),
         "bf16": {"enabled": precision == "bf16", **(_filled(ds_file, "bf16", BF16) if precision == "bf16" else {})},
         "fp16": {"enabled": precision == "fp16", **(_filled(ds_file, "fp16", FP16) if precision == "fp16" else {})},
         "torch_autocast": _autocast(ds_file, precision),
@@ -128,6 +129,14 @@ def _check_accumulation(shape: Shape, ds_file: DsFile) -> None:
         raise UserError(f"{ds_file.place}: gradient_accumulation_steps is {shown(said)}, but the recipe's batch on "
                         f"{shape.world} ranks takes {shape.accumulation} micro-batches of {shape.a_pass()}; "
                         f"remove it, or change batch.micro_{'rows' if shape.micro_rows else 'tokens'}")
+
+
+def _check_peers(recipe: Recipe, world: int) -> None:
+    peers = recipe.engine.expert_parallel
+    if world % peers:
+        raise UserError(f"{world} rank(s), but engine.expert_parallel is {peers}: so many consecutive ranks share out "
+                        f"the experts; use a multiple of {peers} ranks, or set engine.expert_parallel to a divisor of "
+                        f"{world} (1: every rank has all experts)")
 
 
 def _stage(ds_file: DsFile) -> int:
@@ -214,17 +223,21 @@ def _data_types(ds_file: DsFile) -> dict[str, Any]:
     return block
 
 
-def _zero(ds_file: DsFile, stage: int) -> dict[str, Any]:
+def _zero(ds_file: DsFile, stage: int, experts_apart: bool) -> dict[str, Any]:
     block = {f"stage3_{key}" if key in ZERO_STAGE3 else key: value
              for key, value in ds_file.keys["zero_optimization"].items()
              if key not in ZERO_REFUSED and value is not None}
-    # At stage 2 DeepSpeed all-reduces whole buckets either way: without the copies of a scatter it takes less time.
-    known = {**ZERO, "reduce_scatter": stage != 2, "overlap_comm": stage == 3, **ZERO3}
+    # At stage 2 DeepSpeed all-reduces whole buckets either way: without the copies of a scatter it takes less time. But
+    # where ranks share out experts it sums their gradients over the right ranks only with it.
+    known = {**ZERO, "reduce_scatter": stage != 2 or experts_apart, "overlap_comm": stage == 3, **ZERO3}
     defaults = {key: value for key, value in known.items() if stage == 3 or (stage and key not in ZERO3)}
     for key, value in block.items():
         if value == "auto" and key not in known:  # known, and of another stage: it has no effect at this one
             raise _no_auto(ds_file, f"zero_optimization.{key}")
     check_offload(ds_file.place, block, stage)
+    if experts_apart and stage in (1, 2) and block.get("reduce_scatter") is False:
+        raise UserError(f"{ds_file.place}: zero_optimization.reduce_scatter is false, but DeepSpeed needs it where "
+                        f"ranks share out experts (engine.expert_parallel); remove it")
     return {**defaults, **{key: value for key, value in block.items() if value != "auto"}}
 
 

@@ -52,8 +52,7 @@ def subject_of(recipe: Recipe, family: Family, tokenizer: Any, batch: Batch) -> 
 def fresh_trainee(recipe: Recipe, family: Family, tokenizer: Any) -> nn.Module:
     """The untrained model at its initial weights, in one process."""
     trainee = family.build_trainee(recipe, tokenizer)
-    fill_weights(trainee, lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed),
-                 rank=0)
+    fill_weights(trainee, lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed))
     return trainee
 
 

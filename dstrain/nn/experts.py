@@ -11,15 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dstrain.nn.exchange import Journey, peers_here
+from dstrain.nn.permuted import inverse, permuted
+
 
 class Experts(nn.Module):
-    """[E, 2 F, C] whose first half is gate_proj and whose second is up_proj, and [E, C, F] back."""
+    """[E, 2 F, C] whose first half is gate_proj and whose second is up_proj, and [E, C, F] back. Built among peers, a
+    rank has its own experts of them, and tokens travel."""
 
     def __init__(self, width: int, experts: int, ff: int) -> None:
         super().__init__()
-        self.experts = experts
-        self.gate_up = nn.Parameter(torch.empty(experts, 2 * ff, width))
-        self.down = nn.Parameter(torch.empty(experts, width, ff))
+        self.experts, self.peers = experts, peers_here()
+        own = self.peers.own(experts)
+        self.gate_up = nn.Parameter(torch.empty(own, 2 * ff, width))
+        self.down = nn.Parameter(torch.empty(own, width, ff))
+        self.peers.share_out(self)
 
     def forward(self, x_NC: Tensor, chosen_NK: Tensor, gates_NK: Tensor) -> Tensor:
         """The chosen experts' outputs, weighted."""
@@ -34,7 +40,13 @@ class Experts(nn.Module):
         return (y_NKC * gates_NK.to(y_NKC.dtype).unsqueeze(-1)).sum(dim=1)
 
     def computed(self, sorted_MC: Tensor, sizes_E: Tensor) -> Tensor:
-        """Each expert on its stretch of tokens."""
+        """Each expert on its stretch of tokens, on whichever rank it is."""
+        if self.peers.size == 1:
+            return self._computed_here(sorted_MC, sizes_E)
+        journey = Journey(sizes_E, self.peers)
+        return journey.back(self._computed_here(journey.there(sorted_MC), journey.sizes_O))
+
+    def _computed_here(self, sorted_MC: Tensor, sizes_E: Tensor) -> Tensor:
         gate_MF, up_MF = grouped_linear(sorted_MC, self.gate_up, sizes_E).chunk(2, dim=-1)
         return grouped_linear(F.silu(gate_MF) * up_MF, self.down, sizes_E)
 
@@ -70,27 +82,6 @@ class _GroupedLinear(torch.autograd.Function):
             if grad_EOI is not None:
                 torch.mm(grad_MO[part].T, x_MI[part], out=grad_EOI[expert])
         return grad_MI, grad_EOI, None
-
-
-def permuted(x_MC: Tensor, order_M: Tensor) -> Tensor:
-    """x_MC[order_M] of a permutation. Its gradient is a permutation, too: no sum whose order a device could choose."""
-    return _Permuted.apply(x_MC, order_M)
-
-
-class _Permuted(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x_MC: Tensor, order_M: Tensor) -> Tensor:
-        ctx.save_for_backward(order_M)
-        return x_MC[order_M]
-
-    @staticmethod
-    def backward(ctx, grad_MC: Tensor) -> tuple[Tensor, None]:
-        order_M, = ctx.saved_tensors
-        return grad_MC[inverse(order_M)], None
-
-
-def inverse(order_M: Tensor) -> Tensor:
-    return torch.empty_like(order_M).scatter_(0, order_M, torch.arange(len(order_M), device=order_M.device))
 
 
 def _stretches(sizes: list[int]):

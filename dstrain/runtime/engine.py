@@ -8,14 +8,16 @@ from typing import Any, Callable, Iterator
 
 import torch
 
+from dstrain.nn.exchange import among
 from dstrain.runtime.compiled import compile_trainee, keep_compiled
 from dstrain.runtime.dist import Ranks, deepspeed
 from dstrain.runtime.fragments import (
-    MOMENTS, Fragment, check_layout, create_moments, flats, forget_gradients, fragments, optimizer_step,
-    own_fragments, partition_range, places, set_optimizer_step)
+    MOMENTS, Fragment, check_covered, check_layout, create_moments, flats, forget_gradients, fragments, held_range,
+    optimizer_step, own_fragments, places, set_optimizer_step, whole_shape)
 from dstrain.runtime.matrices import lay_out
 from dstrain.runtime.muon import Muon
 from dstrain.runtime.optimizer import Guarded, build_optimizer, hidden_matrices, summary
+from dstrain.runtime.peers import announce_experts, check_understood, expert_peers
 from dstrain.runtime.schedules import build_schedule
 
 WeightOf = Callable[[str, torch.Size], torch.Tensor]
@@ -34,18 +36,23 @@ class Engine:
         self.stage = config["zero_optimization"]["stage"]
         if recipe.engine.compile:
             keep_compiled(ranks)
-        with _parameters_born_partitioned(self.stage, config):
+        self.peers = expert_peers(recipe.engine.expert_parallel, ranks)
+        with among(self.peers), _parameters_born_partitioned(self.stage, config):
             trainee = build_trainee()
+        announce_experts(trainee, self.peers)
         _refuse_what_no_checkpoint_carries(trainee)
-        fill_weights(trainee, weights(trainee), ranks.rank)
+        fill_weights(trainee, weights(trainee))
         self._optim = recipe.optim
         named = [(own_name(name), parameter) for name, parameter in trainee.named_parameters()]
-        self.optimizer = build_optimizer(trainee.model, named, recipe.optim, guarded=self.stage == 0)
+        self.optimizer = build_optimizer(trainee.model, named, recipe.optim, self.stage == 0, self.peers.group)
         self._moments = {name: MOMENTS[group["rule"]] for group in self.optimizer.param_groups
                          for name in group["names"]}
         self.deepspeed, *_ = deepspeed.initialize(model=trainee, optimizer=self.optimizer, config=config)
         create_moments(self.deepspeed, self.stage)
-        check_layout(self.deepspeed, self.stage)
+        with ranks.together("checking what DeepSpeed made of the model"):
+            check_understood(self.deepspeed, self.stage, self.peers, ranks)
+            check_layout(self.deepspeed, self.stage)
+        check_covered(self.own_fragments(), self.shapes(), ranks)
         if (scaler := self._dynamic_scaler()) is not None:
             # At its smallest scale DeepSpeed would end the run; here such a step is skipped like any other, and
             # run.max_skipped of them in a row end it.
@@ -161,7 +168,7 @@ class Engine:
     @property
     def holds_whole_model(self) -> bool:
         """Whether every rank has all the weights, so that one rank alone can generate."""
-        return self.stage < 3
+        return self.stage < 3 and self.peers.size == 1
 
     def close(self) -> None:
         self.deepspeed.destroy()
@@ -178,20 +185,21 @@ class Engine:
         self.optimizer.lay_out(matrices, of_optimizer, self.ranks, replicated)
 
 
-def fill_weights(trainee: torch.nn.Module, weight_of: WeightOf, rank: int) -> None:
-    """Give every parameter, and counter, its values by name, one after the other: a ZeRO-3 rank keeps its own part."""
+def fill_weights(trainee: torch.nn.Module, weight_of: WeightOf) -> None:
+    """Give every parameter, and counter, its values by name, one after the other: a rank keeps its own part."""
     for name, parameter in (*trainee.named_parameters(), *counters(trainee)):
         shape = whole_shape(parameter)
         weight = weight_of(own_name(name), shape)
         assert weight.shape == shape, (
             f"{name}: weight of shape {tuple(weight.shape)} for a parameter of shape {tuple(shape)}")
         with torch.no_grad():
+            start, size = held_range(parameter)
+            part = weight.reshape(-1)[start:start + size]
             if hasattr(parameter, "ds_tensor"):
-                start, size = partition_range(parameter, rank)
                 parameter.ds_tensor.data.zero_()
-                parameter.ds_tensor.data[:size].copy_(weight.reshape(-1)[start:start + size])
+                parameter.ds_tensor.data[:size].copy_(part)
             else:
-                parameter.copy_(weight)
+                parameter.copy_(part.view(parameter.shape))
 
 
 def counters(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -200,10 +208,6 @@ def counters(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
     kept = module.state_dict(keep_vars=True).keys()
     return [(name, buffer) for name, buffer in module.named_buffers()
             if name in kept and not buffer.is_floating_point()]
-
-
-def whole_shape(parameter: torch.nn.Parameter) -> torch.Size:
-    return parameter.ds_shape if hasattr(parameter, "ds_shape") else parameter.shape
 
 
 def own_name(name: str) -> str:

@@ -6,9 +6,13 @@ saving, writing to them is loading. No rank ever gathers a whole model.
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple
+import hashlib
+import math
+from typing import Iterable, Iterator, NamedTuple
 
 import torch
+
+from dstrain.runtime.dist import Ranks
 
 MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum",)}
 """what the optimizer keeps of a parameter, by the rule of its group"""
@@ -47,14 +51,16 @@ def fragments(engine, stage: int) -> Iterator[Fragment]:
 
 def own_fragments(engine, stage: int, rank: int, world: int) -> Iterator[Fragment]:
     """As `fragments`, but each element of each parameter on exactly one rank: what a checkpoint needs."""
+    parameters = dict(engine.module.named_parameters())
     for fragment in fragments(engine, stage):
         if stage > 0:
             yield fragment
             continue
-        size = fragment.weight.numel()
-        first, end = size * rank // world, size * (rank + 1) // world
+        # Of experts that are shared out, only every so manieth rank has the same ones.
+        size, (_, of) = fragment.weight.numel(), share(parameters[fragment.name])
+        first, end = (size * number // (world // of) for number in (rank // of, rank // of + 1))
         if end > first:
-            yield Fragment(fragment.name, first, fragment.weight[first:end],
+            yield Fragment(fragment.name, fragment.start + first, fragment.weight[first:end],
                            {key: moment[first:end] for key, moment in fragment.moments.items()})
 
 
@@ -68,11 +74,32 @@ def check_layout(engine, stage: int) -> None:
     for fragment in fragments(engine, stage):
         parameter, size = parameters[fragment.name], fragment.weight.numel()
         own = (parameter.ds_tensor.data[:size] if stage == 3
-               else parameter.data.view(-1)[fragment.start:fragment.start + size])
+               else parameter.data.view(-1).narrow(0, fragment.start - _share_start(parameter), size))
         if not torch.equal(fragment.weight.to(own.device, own.dtype), own.view(-1)):
             raise RuntimeError(f"DeepSpeed's partition of {fragment.name} at ZeRO stage {stage} is not where "
                                "dstrain looks for it: checkpoints would be wrong; "
                                "leave settings that reorder partitions at their defaults")
+
+
+def check_covered(parts: Iterable[Fragment], shapes: dict[str, tuple[int, ...]], ranks: Ranks) -> None:
+    """Over all ranks together every element must be in exactly one of the parts; all ranks call it together.
+
+    Each end of a part counts +1 times a number of its own, each beginning -1 times. In a chain of parts from the
+    parameter's beginning to its end these cancel, but for the first and the last; in nothing else do they.
+    """
+    numbers = dict.fromkeys(shapes, 0)
+    for part in parts:
+        numbers[part.name] += _number(part.name, part.start + part.weight.numel()) - _number(part.name, part.start)
+    sums = ranks.sum(torch.tensor(list(numbers.values()), dtype=torch.int64, device=ranks.device)).tolist()
+    for (name, shape), found in zip(shapes.items(), sums, strict=True):
+        if found != _number(name, math.prod(shape)) - _number(name, 0):
+            raise RuntimeError(f"of {name} not every element is on one rank exactly: checkpoints would be wrong; "
+                               "leave DeepSpeed's settings of partitions at their defaults, and please report it")
+
+
+def _number(name: str, place: int) -> int:
+    """The same on every rank, and of 32 bits, so that no sum over ranks overflows."""
+    return int.from_bytes(hashlib.blake2b(f"{name} {place}".encode(), digest_size=4).digest(), "big")
 
 
 def optimizer_step(engine) -> int:
@@ -109,7 +136,7 @@ def places(engine, stage: int) -> Iterator[Place]:
     for name, parameter in engine.module.named_parameters():
         place = of_stage(engine, name, parameter)
         if place is not None and place.size > 0:
-            yield place
+            yield place._replace(start=_share_start(parameter) + place.start)
 
 
 def flats(engine, stage: int) -> list[torch.Tensor]:
@@ -164,11 +191,33 @@ def _in_partitions(engine, name: str, parameter: torch.nn.Parameter) -> Place:
     """Stage 3; without the padding at the parameter's end."""
     group, offset, _ = engine.optimizer.grad_position[engine.optimizer.get_param_id(parameter)]
     return Place(name, engine.optimizer.fp32_partitioned_groups_flat[group], offset,
-                 *partition_range(parameter, engine.global_rank))
+                 *_partition(parameter))
 
 
-def partition_range(parameter: torch.nn.Parameter, rank: int) -> tuple[int, int]:
-    """Which elements of a ZeRO-3 parameter a rank holds: start and number."""
+def share(parameter: torch.nn.Parameter) -> tuple[int, int]:
+    """(n, of how many): which part of the whole, cut along its first dimension, the parameter is on this rank. Other
+    than (0, 1) only of experts that are shared out among ranks (nn/exchange.py)."""
+    return getattr(parameter, "share", (0, 1))
+
+
+def whole_shape(parameter: torch.nn.Parameter) -> torch.Size:
+    """Of all ranks' parts together."""
+    shape, (_, of) = getattr(parameter, "ds_shape", parameter.shape), share(parameter)
+    return shape if of == 1 else torch.Size([shape[0] * of, *shape[1:]])
+
+
+def held_range(parameter: torch.nn.Parameter) -> tuple[int, int]:
+    """Which elements of the whole flattened parameter this rank's module holds: start and number."""
+    start, size = _partition(parameter) if hasattr(parameter, "ds_tensor") else (0, parameter.numel())
+    return _share_start(parameter) + start, size
+
+
+def _share_start(parameter: torch.nn.Parameter) -> int:
+    return share(parameter)[0] * getattr(parameter, "ds_numel", parameter.numel())
+
+
+def _partition(parameter: torch.nn.Parameter) -> tuple[int, int]:
+    """Stage 3: which elements of what its ranks share the parameter's partition here is; without padding."""
     length = parameter.ds_tensor.ds_numel
-    start = min(rank * length, parameter.ds_numel)
+    start = min(parameter.ds_zero_partition_rank * length, parameter.ds_numel)
     return start, min(length, parameter.ds_numel - start)

@@ -45,7 +45,7 @@ def say_run(run: Run, first: Any) -> None:
     rules = engine.optimizer_summary().replace("; ", f"\n{'':<11}")
     say(f"optimizer  {rules}; by {schedule.name}, warm-up {schedule.warmup_steps} steps")
     say(f"engine     {recipe.engine.config}: ZeRO stage {engine.stage} on {run.ranks.device.type}, "
-        f"{torch.get_num_threads()} thread(s) a rank")
+        f"{torch.get_num_threads()} thread(s) a rank" + _experts_in_words(recipe))
     health = in_a_line(run.ranks.health)
     if health is not None:
         say(f"ranks      {health}")
@@ -58,11 +58,17 @@ def say_run(run: Run, first: Any) -> None:
         say(f"early end  after {recipe.valid.patience} validation(s) in a row, one every {recipe.valid.every} steps, "
             f"without a smaller loss" + (f"; {state.without_better} so far" if state.without_better else ""))
     if recipe.log.samples and recipe.data.valid and not engine.holds_whole_model:
-        say("samples    written by all ranks together, each layer gathered for each token; none with log.samples=0")
+        how = "each layer gathered" if engine.stage == 3 else "its experts asked wherever they are,"
+        say(f"samples    written by all ranks together, {how} for each token; none with log.samples=0")
     flops = steps_left * stats["scored"] * run.family.flops_a_target(recipe, parameters)
     left = duration(expected_seconds(flops, engine.dtype, run.ranks.device, world))
     say(f"time       roughly {left} for {steps_left:,} steps, guessed from what matrix products run at here, "
         "without validations; the progress line measures it")
+
+
+def _experts_in_words(recipe: Recipe) -> str:
+    peers = recipe.engine.expert_parallel
+    return "" if peers == 1 else f"; every {peers} ranks share out the experts among them"
 
 
 def unproven_in_words(folder: Path, recipe: Recipe, goes_on: bool) -> str | None:

@@ -73,8 +73,7 @@ def trainee_builder(recipe: Recipe, vocab_size: int, device: torch.device) -> Ca
 
     def build() -> nn.Module:
         trainee = family.build_trainee(recipe, AnyVocabulary(vocab_size))
-        fill_weights(trainee, lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed),
-                     rank=0)
+        fill_weights(trainee, lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed))
         return trainee.to(device).train()
 
     return build

@@ -24,7 +24,7 @@ def show(here: Here) -> Outcome:
     family, tokenizer = family_of(recipe), load_tokenizer(recipe.tokenizer)
     batch = family.anatomy.intruded(recipe, tokenizer)
     trainee = family.build_trainee(recipe, tokenizer)
-    fill_weights(trainee, lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed), 0)
+    fill_weights(trainee, lambda name, shape: family.initial_weight(trainee.model, name, shape, recipe.run.seed))
     figures, holds = {}, {}
     for precision, dtype in DTYPES.items():
         model = trainee.model.to(here.device, dtype).train()

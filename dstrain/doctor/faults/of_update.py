@@ -66,8 +66,8 @@ def first_micro_batch_repeated() -> None:
 def _in_each_group(change: Callable[[dict, Any], None]) -> None:
     inner = engine.build_optimizer
 
-    def wrong(model: Any, named: Any, optim: Any, guarded: bool) -> Any:
-        optimizer = inner(model, named, optim, guarded)
+    def wrong(model: Any, named: Any, optim: Any, *others: Any) -> Any:
+        optimizer = inner(model, named, optim, *others)
         for group in optimizer.param_groups:
             change(group, optim)
         return optimizer

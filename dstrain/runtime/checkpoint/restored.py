@@ -14,7 +14,7 @@ from dstrain.config.errors import Trouble
 from dstrain.config.schema import Recipe
 from dstrain.runtime.checkpoint.loading import Loaded
 from dstrain.runtime.engine import Engine, own_name
-from dstrain.runtime.fragments import partition_range
+from dstrain.runtime.fragments import held_range
 from dstrain.runtime.schedules import share_of_peak
 
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -56,12 +56,9 @@ def _compare_own_fragments(loaded: Loaded, engine: Engine) -> Counter:
 def _compare_module(loaded: Loaded, engine: Engine) -> None:
     """The module's own weights, which the forward pass uses: the masters, rounded to its precision."""
     for name, parameter in engine.trainee.named_parameters():
-        saved = loaded.weights.tensor(own_name(name)).reshape(-1)
-        if hasattr(parameter, "ds_tensor"):
-            first, size = partition_range(parameter, engine.ranks.rank)
-            own, saved = parameter.ds_tensor.data.view(-1)[:size], saved[first:first + size]
-        else:
-            first, own = 0, parameter.data.view(-1)
+        first, size = held_range(parameter)
+        saved = loaded.weights.tensor(own_name(name)).reshape(-1)[first:first + size]
+        own = getattr(parameter, "ds_tensor", parameter).data.view(-1)[:size]
         _compare(loaded, f"the module's own {own_name(name)}", engine.ranks.rank, first, own, saved)
 
 
