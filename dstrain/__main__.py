@@ -178,6 +178,9 @@ def _add_eval_and_generate(commands) -> None:
     command.add_argument("--stop", action="append", default=[], metavar="TEXT",
                          help="end before this text (may be repeated)")
     command.add_argument("--seed", type=int, help="of the sampling (default: 0); needs a temperature")
+    command.add_argument("--speculative", action="store_true",
+                         help="let a moe model's further heads draft tokens, and check them all in one pass: the same "
+                              "tokens at temperature 0, the same distribution else, sooner")
 
 
 def _add_translate(commands) -> None:
@@ -275,7 +278,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     from dstrain.commands.generate import generate_command
     return generate_command(Path(arguments.run), arguments.checkpoint, arguments.prompt, arguments.max_new_tokens,
                             arguments.temperature, arguments.top_k, arguments.top_p, arguments.repetition_penalty,
-                            arguments.stop, arguments.seed)
+                            arguments.stop, arguments.seed, arguments.speculative)
 
 
 def _translate(arguments: argparse.Namespace) -> int:

@@ -7,9 +7,9 @@ refused; the place of that one, or the one behind the last draft, gets a token o
 least, and at most J.
 
 Greedy: a draft stands where it is the best token. Sampled: a draft x, drawn with probability q(x), stands with
-probability min(1, p(x) / q(x)); else the token is drawn from what p has more than q, max(p - q, 0). Then x comes out with
-q(x) min(1, p(x) / q(x)) + (1 - sum over y of min(p(y), q(y))) * max(p(x) - q(x), 0) / (sum over y of max(p - q, 0)),
-and both sums are equal once taken from 1: that is min(p, q) + max(p - q, 0) = p(x), whatever q is.
+probability min(1, p(x) / q(x)); else the token is drawn from what p has more than q, max(p - q, 0). So x comes out with
+min(p(x), q(x)) + (1 - sum of min(p, q)) * max(p(x) - q(x), 0) / sum of max(p - q, 0); as 1 - sum of min(p, q) is also
+that last sum, this is p(x), whatever q is.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from dstrain.nn.next_heads import ParallelHead, SequentialHead
 from dstrain.nn.positions import Turns
 
 Pick = Callable[[int, Tensor], None]
-"""Hears (the number of the first of H heads, their hidden states [B, H, C]) and writes a token of each into ids_BS: that
-of head d, from 1, goes d places behind the token that the first head gave"""
+"""Hears (the number of the first of H heads, their hidden states [B, H, C]) and writes a token of each into ids_BS: of
+head d, counted from 1, d places behind the newest known token"""
 
 
 class Drafter(Protocol):
