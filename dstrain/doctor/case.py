@@ -21,6 +21,7 @@ from dstrain.config.schema import Data, Recipe
 from dstrain.config.shape import positions_a_step
 from dstrain.config.translate import PairTokenizers
 from dstrain.doctor.long_row import stretched
+from dstrain.doctor.on_ranks import on_ranks
 from dstrain.doctor.recipe_subject import check_memory, fresh_trainee, subject_of
 from dstrain.doctor.subject import Subject
 from dstrain.families import family_of
@@ -75,6 +76,9 @@ class Case:
             not_proven += (f"more than {lanes} rank: data.lanes is {lanes}",)
         if (places := _places(device)) < max(WORLDS):
             not_proven += (f"more than {places} rank: there is one GPU here",)
+        peers = recipe.engine.expert_parallel
+        if (tried := on_ranks(small, min(max(WORLDS), _lanes(small), _places(device))).engine.expert_parallel) < peers:
+            not_proven += (f"engine.expert_parallel {peers}: proven with {tried}, on as many ranks as there are here",)
         saved = _saved_tokenizer(recipe, folder / "tokenizer")
         small = replace(small, tokenizer=saved, engine=replace(small.engine, config=config, compile=False))
         return Case(small, folder, compiled=bool(recipe.engine.compile and compiler), not_proven=not_proven,
@@ -104,15 +108,26 @@ class Case:
         return self.family.open_tokenizer(self.recipe, None)
 
     def subject(self) -> Subject:
-        """The model in small, on a batch with padding, rows of different lengths, and documents side by side."""
-        tokenizer = self.tokenizer()
-        batch = self.family.anatomy.intruded(self.recipe, tokenizer)
-        return subject_of(self.recipe, self.family, tokenizer, batch)
+        """The model in small, with all of its heads, on a batch with padding, rows of different lengths, and documents
+        side by side."""
+        tokenizer, recipe = self.tokenizer(), self.family.anatomy.heads_at_once(self.recipe)
+        batch = self.family.anatomy.intruded(recipe, tokenizer)
+        return subject_of(recipe, self.family, tokenizer, batch)
+
+    def idle_subjects(self) -> list[Subject]:
+        """The model in small, with no weight for any head but the first; and on rows without tokens, as a rank gets
+        where there are too few."""
+        tokenizer, anatomy = self.tokenizer(), self.family.anatomy
+        alone = anatomy.first_head_alone(self.recipe)
+        pairs = [] if alone is None else [(alone, anatomy.intruded(alone, tokenizer))]
+        recipe = anatomy.heads_at_once(self.recipe)
+        pairs.append((recipe, self.family.filler_batch(recipe, 1)))
+        return [subject_of(of, self.family, tokenizer, batch) for of, batch in pairs]
 
     def full_subject(self) -> Subject:
         """The model at its own size, on a first row or two of the data. Raises NotProven where it does not fit here."""
         own, tokenizer = replace(self.full or self.recipe, data=self.recipe.data), self.tokenizer()
-        recipe = self.family.anatomy.at_full_size(own)
+        recipe = self.family.anatomy.heads_at_once(self.family.anatomy.at_full_size(own))
         check_memory(recipe, self.family, tokenizer, positions_a_step(recipe))
         with closing(self.family.train_feed(recipe, tokenizer, 0, 1, None)) as feed:
             batch = next(feed).micro_batches[0]
@@ -125,7 +140,7 @@ class Case:
         if length <= self.recipe.batch.length:
             return None
         recipe = replace(own, model=self.recipe.model, batch=replace(own.batch, length=length))
-        recipe = self.family.anatomy.at_full_size(recipe)
+        recipe = self.family.anatomy.heads_at_once(self.family.anatomy.at_full_size(recipe))
         check_memory(recipe, self.family, tokenizer, length)
         subject = subject_of(recipe, self.family, tokenizer, self.family.anatomy.intruded(recipe, tokenizer))
         return subject if subject.roles.segments is not None else stretched(subject, length)
@@ -155,7 +170,7 @@ class Case:
         return self.groups[world]
 
     def config(self, recipe: Recipe, world: int) -> dict:
-        return engine_json(recipe, world, self.device)
+        return engine_json(on_ranks(recipe, world), world, self.device)
 
     def new_folder(self, purpose: str) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=self.folder))
@@ -200,7 +215,8 @@ def _engine_file(ds_file: DsFile, small: Recipe, folder: Path, device: str) -> t
     keys = {key: value for key, value in ds_file.keys.items() if key not in recipes_own}
     path = folder / Path(ds_file.place).name
     path.write_text(json.dumps(keys))
-    config = engine_json(small, 1, "cuda", str(path))  # refuses what would be refused on the user's own machine
+    # Refuses what would be refused on the user's own machine.
+    config = engine_json(on_ranks(small, 1), 1, "cuda", str(path))
     if not config["fp16"]["enabled"]:
         return str(path), ()
     if device != "cpu":  # from a scale at which no step of a small model overflows: all steps are compared

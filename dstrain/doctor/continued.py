@@ -44,7 +44,7 @@ class Texts:
     """Of a model that continues a text: prompts."""
 
     def __init__(self, case: Case, tokenizer: Any):
-        self._tokenizer = tokenizer
+        self._tokenizer, self._heads_of = tokenizer, case.family.anatomy.heads_of
         with closing(case.family.train_feed(case.recipe, tokenizer, 0, 1, None)) as feed:
             ids = torch.cat([batch.ids_BT[batch.ids_BT != tokenizer.eot]
                              for step in islice(feed, STEPS) for batch in step.micro_batches]).tolist()
@@ -74,7 +74,7 @@ class Texts:
             row = Row(0, [Part(None, np.array([*start, *ids, 0]), 0, False)])
             return collate([row], 1, len(start) + len(ids) + 1, self._tokenizer.eot).inputs()
 
-        return _by_forward_passes(model, inputs, self._tokenizer.eot, most, ends_count=False)
+        return _by_forward_passes(model, self._heads_of, inputs, self._tokenizer.eot, most, ends_count=False)
 
     def _prompts(self, ids: list[int]) -> list[str]:
         """Real text of as many tokens as asked; not every run of tokens is some text's (half a character)."""
@@ -95,7 +95,7 @@ class Sources:
     """Of a model that encodes a source: its tokens, for which a target is written."""
 
     def __init__(self, case: Case, tokenizer: Any):
-        self._start = tokenizer.target.eot
+        self._start, self._heads_of = tokenizer.target.eot, case.family.anatomy.heads_of
         with closing(case.family.train_feed(case.recipe, tokenizer, 0, 1, None)) as feed:
             found = [batch.source_BS[b, :length].tolist() for step in islice(feed, STEPS)
                      for batch in step.micro_batches for b, length in enumerate(batch.source_lengths_B.tolist())
@@ -130,7 +130,7 @@ class Sources:
             pair = Pair(np.array(source), np.array([*ids, 0]))
             return collate_pairs([pair], [0], self._start).inputs()
 
-        return _by_forward_passes(model, inputs, self._start, most, ends_count=True)
+        return _by_forward_passes(model, self._heads_of, inputs, self._start, most, ends_count=True)
 
 
 def beginnings(case: Case, model: torch.nn.Module, tokenizer: Any) -> Texts | Sources:
@@ -146,12 +146,13 @@ def _repeated(tokens: list[int], size: int) -> list[int]:
 
 
 @torch.no_grad()
-def _by_forward_passes(model: torch.nn.Module, inputs: Any, eot: int, most: int, ends_count: bool) -> Continued:
+def _by_forward_passes(model: torch.nn.Module, heads_of: Any, inputs: Any, eot: int, most: int,
+                       ends_count: bool) -> Continued:
     ids: list[int] = []
     logprob, ties = 0.0, 0
     with in_eval(model):
         while len(ids) < most:
-            hidden = model(**inputs(ids), keys_B=None)[0]
+            hidden = heads_of(model(**inputs(ids), keys_B=None))[0]
             logits_V = model.logits(hidden[:, -1:])[0, -1].double()
             token = int(logits_V.argmax())
             ties += int(greedy_ties(logits_V[None], 1e-12))

@@ -8,6 +8,7 @@ from typing import Any
 
 from dstrain.config.engine_json import engine_json
 from dstrain.config.schema import Recipe
+from dstrain.doctor.on_ranks import on_ranks
 from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
 from dstrain.runtime.engine import Engine
@@ -19,7 +20,7 @@ from dstrain.train.start import build_engine
 @contextmanager
 def fresh_engine(ranks: Ranks, recipe: Recipe, ds_config: str | None = None) -> Iterator[tuple[Engine, Any]]:
     """(engine, tokenizer); closed behind it."""
-    family = family_of(recipe)
+    family, recipe = family_of(recipe), on_ranks(recipe, ranks.world)
     tokenizer = family.open_tokenizer(recipe, None)
     config = engine_json(recipe, ranks.world, ranks.device.type, ds_config)
     engine = build_engine(recipe, family, config, tokenizer, None, Progress(recipe.run.steps, shown=False), ranks)

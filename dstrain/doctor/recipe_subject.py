@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -26,27 +26,31 @@ def subject_of(recipe: Recipe, family: Family, tokenizer: Any, batch: Batch) -> 
     """The trainee at its initial weights, in training mode with keyed dropout; its loss by the loss law."""
     trainee, anatomy = fresh_trainee(recipe, family, tokenizer), family.anatomy
     objective = family.build_objective(recipe)
-    names = tuple(batch.inputs())
+    names, held = tuple(batch.inputs()), {field.name for field in fields(batch)}
 
     def run(module: nn.Module, tensors: TensorDict) -> Seen:
-        features: list[tuple[Tensor, ...]] = []
-        hook = module.model.register_forward_hook(lambda model, inputs, output: features.append(tuple(output)))
+        outputs: list[Any] = []
+        hook = module.model.register_forward_hook(lambda model, inputs, output: outputs.append(output))
         try:
             sums = module(inputs={name: tensors[name] for name in names}, labels_BT=tensors["labels_BT"],
                           keys_B=tensors["keys_B"])
         finally:
             hook.remove()
-        counts = objective.counts(replace(batch, labels_BT=tensors["labels_BT"]))
-        return Seen(loss_law(sums.nll, counts, objective.weights), features[-1])
+        given = replace(batch, **{name: tensor for name, tensor in tensors.items() if name in held})
+        terms = anatomy.further_terms(recipe, outputs[-1], given)
+        further = sum(term.weight * term.summed / max(1, term.count) for term in terms) if terms else None
+        return Seen(loss_law(sums.nll, objective.counts(given), objective.weights), anatomy.heads_of(outputs[-1]),
+                    further)
 
     weights, smoothing = anatomy.loss(recipe)
     lengths_B, source_lengths_B = anatomy.lengths(batch)
     return Subject(
         module=trainee.train(), roles=Roles(**anatomy.roles), lengths_B=lengths_B, source_lengths_B=source_lengths_B,
         batch={**batch.inputs(), "labels_BT": batch.labels_BT, "keys_B": row_keys(recipe.run.seed, 1, batch.rows_B)},
-        targets=anatomy.targets(batch, tokenizer), weights=weights, smoothing=smoothing,
+        targets=anatomy.targets(recipe, batch, tokenizer), weights=weights, smoothing=smoothing,
         vocab_size=len(tokenizer.token_bytes()), run=run,
-        logits_of=lambda module, features: features @ module.model.output_weight.T.to(features.dtype), exact=True)
+        logits_of=lambda module, features: features @ module.model.output_weight.T.to(features.dtype),
+        exact=anatomy.exact, told_ahead=anatomy.told_ahead(recipe))
 
 
 def fresh_trainee(recipe: Recipe, family: Family, tokenizer: Any) -> nn.Module:

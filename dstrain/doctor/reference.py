@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,23 @@ from dstrain.nn.chance import row_keys
 from dstrain.train.family import Batch
 
 
+class Reference(NamedTuple):
+    loss: float
+    gradient: dict[str, torch.Tensor]
+    outputs: list[Any]
+    """what the model returned for each row"""
+
+
 def reference_step(recipe: Recipe, ragged: bool = True, step: int = 1,
                    weights: dict[str, torch.Tensor] | None = None) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradient of that step, at those weights or the initial ones: each row of the global batch by itself
     and without padding."""
+    return reference_of(recipe, ragged, step, weights)[:2]
+
+
+def reference_of(recipe: Recipe, ragged: bool = True, step: int = 1, weights: dict[str, torch.Tensor] | None = None,
+                 counters: dict[str, torch.Tensor] | None = None) -> Reference:
+    """The same with all that the model returned, and with those counters where it counts something."""
     recipe = in_micro_batches(recipe, None)
     family = family_of(recipe)
     tokenizer, anatomy = family.open_tokenizer(recipe, None), family.anatomy
@@ -30,29 +44,41 @@ def reference_step(recipe: Recipe, ragged: bool = True, step: int = 1,
     with torch.no_grad():
         for name, parameter in model.named_parameters() if weights else ():
             parameter.copy_(weights[name])
+        for name, counter in (counters or {}).items():
+            model.get_buffer(name).copy_(counter)
     with closing(family.train_feed(recipe, tokenizer, 0, 1, None)) as feed:
         batch, = next(itertools.islice(feed, step - 1, None)).micro_batches
     batch = anatomy.ragged(batch, step) if ragged else batch
-    loss = loss_by_rows(model, [batch], recipe, tokenizer, step)
+    outputs: list[Any] = []
+    loss = loss_by_rows(model, [batch], recipe, tokenizer, step, outputs)
     loss.backward()
-    return float(loss.detach()), {name: parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-                                  for name, parameter in model.named_parameters()}
+    gradient = {name: parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+                for name, parameter in model.named_parameters()}
+    return Reference(float(loss.detach()), gradient, outputs)
 
 
 def loss_by_rows(model: torch.nn.Module, batches: Iterable[Batch], recipe: Recipe, tokenizer: Any,
-                 step: int | None = None) -> torch.Tensor:
-    """The loss law over these batches, each row by itself; with the dropout of that step, or None for none."""
+                 step: int | None = None, outputs: list[Any] | None = None) -> torch.Tensor:
+    """The loss law over these batches, each row by itself; with the dropout and the weights of that step, or None for
+    no dropout and the last ones. What the model returns for each row is added to `outputs`."""
     anatomy = family_of(recipe).anatomy
-    shares, smoothing = anatomy.loss(recipe)
-    sums, counts = torch.zeros(len(shares), dtype=torch.float64), torch.zeros(len(shares), dtype=torch.int64)
+    shares, smoothing = anatomy.loss(recipe, step)
+    weights: dict[Any, float] = dict(enumerate(shares))
+    sums, counts = Counter(), Counter()
     for row in (anatomy.alone(batch, b) for batch in batches for b in range(len(batch.rows_B))):
         if row.labels_BT.shape[1] and int(row.rows_B) >= 0:
             keys_B = None if step is None else row_keys(recipe.run.seed, step, row.rows_B)
-            of_row = [_of_head(model, hidden_BTC, targets_BT, smoothing) for hidden_BTC, targets_BT in
-                      zip(model(**row.inputs(), keys_B=keys_B), anatomy.targets(row, tokenizer), strict=True)]
-            sums = sums + torch.stack([loss for loss, _ in of_row])
-            counts += torch.tensor([count for _, count in of_row])
-    return sum(weight * total / count for weight, total, count in zip(shares, sums, counts.clamp(min=1)))
+            output = model(**row.inputs(), keys_B=keys_B)
+            for head, (hidden_BTC, targets_BT) in enumerate(zip(
+                    anatomy.heads_of(output), anatomy.targets(recipe, row, tokenizer), strict=True)):
+                loss, scored = _of_head(model, hidden_BTC, targets_BT, smoothing)
+                sums[head], counts[head] = sums[head] + loss, counts[head] + scored
+            for term in anatomy.further_terms(recipe, output, row):
+                weights[term.name] = term.weight
+                sums[term.name], counts[term.name] = sums[term.name] + term.summed, counts[term.name] + term.count
+            if outputs is not None:
+                outputs.append(output)
+    return sum(weight * sums[term] / max(1, counts[term]) for term, weight in weights.items())
 
 
 def _of_head(model: torch.nn.Module, hidden_BTC: torch.Tensor, targets_BT: torch.Tensor,

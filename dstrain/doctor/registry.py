@@ -50,6 +50,12 @@ def _future(case: Case) -> Finding:
     return future.prove(on(case.device, case.subject()), None if longer is None else on(case.device, longer))
 
 
+def _gradients(case: Case) -> Finding:
+    """At full size; and where only the first head counts, and in a micro-batch of rows without tokens."""
+    idle = [on(case.device, subject) for subject in case.idle_subjects()]
+    return gradients.prove(on(case.device, case.full_subject()), idle)
+
+
 _ALL = (
     _of_the_recipe("labels", labels, at="data", on_device=False),
     _of_the_recipe("overlap", overlap, at="data", on_device=False),
@@ -60,7 +66,7 @@ _ALL = (
     _of_the_recipe("documents", documents),
     _of_the_model("targets", targets),
     _of_the_model("first_loss", first_loss, at="full"),
-    _of_the_model("gradients", gradients, at="full"),
+    Proof("gradients", gradients.CLAIM, "full", _gradients, on_device=True),
     _of_the_model("derivative", derivative),
     _of_the_model("by_heart", by_heart),
     _of_the_recipe("continuations", continuations, on_device=False),

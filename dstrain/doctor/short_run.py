@@ -13,7 +13,7 @@ from dstrain.config.schema import Recipe
 from dstrain.doctor.fresh_engine import fresh_engine
 from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
-from dstrain.runtime.engine import Engine, own_name
+from dstrain.runtime.engine import Engine, counters, own_name
 from dstrain.runtime.fragments import gradient_fragments
 from dstrain.train.metrics import Meter
 from dstrain.train.step import train_step
@@ -37,6 +37,8 @@ class Trace:
     """the same of each step's gradient"""
     start: list[tuple[str, int, torch.Tensor]] = field(default_factory=list)
     """the same of the fp32 weights before the first step"""
+    counters: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    """what this rank's model had counted before the first step and after each, by name; where it was asked for"""
 
     @property
     def lrs_used(self) -> list[float]:
@@ -56,13 +58,15 @@ def short_run(ranks: Ranks, recipe: Recipe, ds_config: str | None, steps: int, r
     """`steps` steps of the recipe.
 
     `ragged` cuts rows to very different lengths; `nan_at` poisons that step on one rank; `closely` records the moments,
-    each step's gradient and the first weights, too; `repeats` takes the first step's rows in all steps.
+    each step's gradient, the first weights and what the model counts, too; `repeats` takes the first step's rows in
+    all steps.
     """
     family = family_of(recipe)
     objective = family.build_objective(recipe)
     meter = Meter(objective, ranks)
     with fresh_engine(ranks, recipe, ds_config) as (engine, tokenizer):
         observer, start = _Observer(engine, steps if closely else 1), _weights(engine) if closely else []
+        counted = [_counters(engine)] if closely else []
         with closing(family.train_feed(recipe, tokenizer, ranks.rank, ranks.world, None)) as feed:
             for number, step in zip(range(1, steps + 1), itertools.repeat(next(feed)) if repeats else feed):
                 cut_as = 1 if repeats else number
@@ -71,16 +75,21 @@ def short_run(ranks: Ranks, recipe: Recipe, ds_config: str | None, steps: int, r
                     result = train_step(engine, objective, batches, step.rows_hash, number, recipe.run.seed, ranks)
                 meter.add(number, result, step.wait_s)
                 observer.next_step()
+                counted += [_counters(engine)] if closely else []
         records, ledger = meter.flush()
         weights = _weights(engine)
         moments = _moments(engine) if closely else {}
     gradients = [list(gradient.values()) for gradient in observer.gradients]
     return Trace(records, ledger, observer.lrs_by_rule, gradients[0], weights, moments, gradients if closely else [],
-                 start)
+                 start, counted)
 
 
 def _weights(engine: Engine) -> list[tuple[str, int, torch.Tensor]]:
     return [(f.name, f.start, f.weight.clone().cpu()) for f in engine.own_fragments()]
+
+
+def _counters(engine: Engine) -> dict[str, torch.Tensor]:
+    return {own_name(name): counter.clone().cpu() for name, counter in counters(engine.trainee)}
 
 
 def _moments(engine: Engine) -> dict[str, list[tuple[str, int, torch.Tensor]]]:

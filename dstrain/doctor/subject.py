@@ -37,6 +37,13 @@ class Seen(NamedTuple):
     """the number that is optimized"""
     features: tuple[Tensor, ...]
     """for each prediction head [B, T, F], in the loss's graph: its logits, or the hidden states they are made from"""
+    further: Tensor | None = None
+    """what of the loss is no prediction's, in the same graph, such as what keeps experts busy; None: nothing"""
+
+    @property
+    def predicted(self) -> Tensor:
+        """The predictions' part of the loss."""
+        return self.loss if self.further is None else self.loss - self.further
 
 
 @dataclass(frozen=True)
@@ -68,3 +75,8 @@ class Subject:
     """what may not be seen changes no bit; otherwise the order of sums may depend on it (experts that sort tokens)"""
     frozen: tuple[str, ...] = ()
     """parameters that are meant to stay as they are, by name or by a pattern such as encoder.*"""
+    told_ahead: tuple[int, ...] = ()
+    """for each head, how many tokens behind its own place it is given, as its task; none where nothing is said"""
+
+    def ahead(self, head: int) -> int:
+        return self.told_ahead[head] if head < len(self.told_ahead) else 0

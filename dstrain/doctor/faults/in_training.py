@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from dstrain.doctor.faults import of_chance, of_data, of_loss, of_masks, of_runs, of_update
+from dstrain.doctor.faults import of_chance, of_data, of_experts, of_loss, of_masks, of_runs, of_update
 from dstrain.doctor.faults.fault import Fault
-from dstrain.doctor.faults.planting import fault
+from dstrain.doctor.faults.planting import Needs, fault
+
+EXPERTS = Needs("routed experts", lambda recipe: hasattr(recipe.model, "experts"))
+BALANCE_TERM = Needs("balance term", lambda recipe: EXPERTS.there(recipe) and recipe.objective.balance_weight > 0
+                     and recipe.objective.balance in ("both", "loss"))
+ROUTER_TERM = Needs("router's term", lambda recipe: EXPERTS.there(recipe) and recipe.objective.z_weight > 0)
+MOVING_BIAS = Needs("bias that moves", lambda recipe: EXPERTS.there(recipe)
+                    and recipe.objective.balance in ("both", "bias"))
+FURTHER_HEADS = Needs("further heads", lambda recipe: getattr(recipe.model, "next_tokens", 1) > 1)
+SEQUENTIAL_HEADS = Needs("sequential heads", lambda recipe: FURTHER_HEADS.there(recipe)
+                         and recipe.model.further == "sequential")
 
 DATA = (
     fault("labels not shifted", "100 % accuracy within one epoch: the model sees what it predicts", "labels",
@@ -161,4 +171,38 @@ RUNS = (
     fault("tokenizer of another run", "only a name is saved", "rebuild", of_runs.tokenizer_of_another_run),
 )
 
-FAULTS: tuple[Fault, ...] = (*DATA, *MASKS, *LOSS, *UPDATE, *CHANCE, *RUNS)
+OF_EXPERTS = (
+    fault("experts choose tokens", "each expert takes its best half of the batch: who comes later decides", "future",
+          of_experts.experts_choose_tokens, needs=EXPERTS),
+    fault("padding routed", "a router without lengths: padding takes the experts' time, and counts as their load",
+          "padding", of_experts.padding_routed, needs=EXPERTS),
+    fault("router's term over padding", "experts get real tokens only, the z-term all positions", "padding",
+          of_experts.router_z_over_padding, needs=ROUTER_TERM),
+    fault("balance over micro-batches", "shares averaged over whatever stands in a micro-batch: another term on another "
+          "shape", "gradient", of_experts.balance_over_micro_batches, needs=BALANCE_TERM),
+    fault("constant gates", "experts' outputs are averaged: the router learns to balance, and nothing else",
+          "gradients", of_experts.gates_constant, needs=EXPERTS),
+    fault("idle experts left out", "a rank without tokens skips its experts: ZeRO-3 re-applies an old gradient, or "
+          "hangs", "gradients", of_experts.idle_experts_left_out, needs=EXPERTS),
+    fault("bias moved in each micro-batch", "experts' biases hang on how a step is cut", "update",
+          of_experts.bias_moved_in_each_micro_batch, needs=MOVING_BIAS),
+    fault("bias by one rank's counts", "nobody sums them: each rank sends tokens by biases of its own", "update",
+          of_experts.bias_by_one_rank, needs=MOVING_BIAS),
+    fault("biases not saved", "a run that goes on sends tokens elsewhere", "resume", of_experts.bias_not_saved,
+          needs=MOVING_BIAS),
+)
+
+OF_HEADS = (
+    fault("further head one ahead", "head k learns the token k + 1 places on", "targets",
+          of_experts.further_head_one_ahead, needs=FURTHER_HEADS),
+    fault("further head one behind", "head k learns what head k - 1 does: it looks far better than it is", "targets",
+          of_experts.further_head_one_behind, needs=FURTHER_HEADS),
+    fault("further labels across documents", "each head's last labels are another document's first tokens", "targets",
+          of_experts.further_labels_across_documents, needs=FURTHER_HEADS),
+    fault("idle head left out", "a head whose weight is still 0 is skipped: ZeRO-3 re-applies an old gradient",
+          "gradients", of_experts.idle_head_left_out, needs=FURTHER_HEADS),
+    fault("further head told its target", "a sequential head gets the embedding of what it predicts", "future",
+          of_experts.further_head_told_its_target, needs=SEQUENTIAL_HEADS),
+)
+
+FAULTS: tuple[Fault, ...] = (*DATA, *MASKS, *LOSS, *UPDATE, *CHANCE, *RUNS, *OF_EXPERTS, *OF_HEADS)

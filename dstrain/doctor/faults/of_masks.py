@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from dstrain.doctor.faults.planting import put
-from dstrain.models import decoder_lm, seq2seq
+from dstrain.models import decoder_lm, moe_lm, seq2seq
 from dstrain.models.decoder_lm import DecoderLm
+from dstrain.models.moe_lm import MoeHidden, MoeLm
 from dstrain.models.seq2seq import Seq2Seq
 from dstrain.nn.cache import Extension, KvCache
 from dstrain.nn.cross_attention import CrossAttention
-from dstrain.nn.transformer import Hidden
 from dstrain.objectives.trainee import Trainee
 
 MIXED = 1e-3
@@ -21,24 +21,28 @@ MIXED = 1e-3
 def documents_not_separated() -> None:
     """Each position sees the documents before its own in the row."""
     inner = decoder_lm.can_attend_BTT
-    put(decoder_lm, "can_attend_BTT", lambda segments_BT: inner(torch.zeros_like(segments_BT)))
+    for module in (decoder_lm, moe_lm):
+        put(module, "can_attend_BTT", lambda segments_BT: inner(torch.zeros_like(segments_BT)))
 
 
 def future_seen() -> None:
-    put(decoder_lm, "can_attend_BTT", lambda segments_BT: segments_BT[:, :, None] == segments_BT[:, None, :])
+    for module in (decoder_lm, moe_lm):
+        put(module, "can_attend_BTT", lambda segments_BT: segments_BT[:, :, None] == segments_BT[:, None, :])
     put(seq2seq, "can_attend_earlier_B1TT", seq2seq.can_attend_source_B11S)
 
 
 def segments_swallowed() -> None:
     """A wrapper whose **kwargs eat the segments: all of a row looks like one document."""
-    inner = DecoderLm.forward
+    for model in (DecoderLm, MoeLm):
+        inner = model.forward
 
-    def wrong(self: DecoderLm, *, ids_BT: torch.Tensor, keys_B: torch.Tensor | None, **kwargs: Any) -> Hidden:
-        positions_BT = torch.arange(ids_BT.shape[1]).expand_as(ids_BT)
-        return inner(self, ids_BT=ids_BT, segments_BT=torch.zeros_like(ids_BT), positions_BT=positions_BT,
-                     keys_B=keys_B)
+        def wrong(self: Any, *, ids_BT: torch.Tensor, keys_B: torch.Tensor | None, inner: Any = inner,
+                  **kwargs: Any) -> Any:
+            positions_BT = torch.arange(ids_BT.shape[1]).expand_as(ids_BT)
+            return inner(self, ids_BT=ids_BT, segments_BT=torch.zeros_like(ids_BT), positions_BT=positions_BT,
+                         keys_B=keys_B)
 
-    put(DecoderLm, "forward", wrong)
+        put(model, "forward", wrong)
 
 
 def trainee_swallows_segments() -> None:
@@ -67,19 +71,21 @@ def padding_attended_across() -> None:
 
 def padded_width_counts() -> None:
     """Hidden states depend on how wide the padded batch is, though not on what stands in the padding."""
-    for model in (DecoderLm, Seq2Seq):
+    for model in (DecoderLm, Seq2Seq, MoeLm):
         inner = model.forward
 
-        def wrong(self: Any, *, ids_BT: torch.Tensor, inner: Any = inner, **others: Any) -> Hidden:
-            hidden = inner(self, ids_BT=ids_BT, **others)
-            return hidden._replace(hidden_BTD=hidden.hidden_BTD * (1 + MIXED * ids_BT.shape[1]))
+        def wrong(self: Any, *, ids_BT: torch.Tensor, inner: Any = inner, **others: Any) -> Any:
+            hidden, times = inner(self, ids_BT=ids_BT, **others), 1 + MIXED * ids_BT.shape[1]
+            if isinstance(hidden, MoeHidden):
+                return hidden._replace(heads=tuple(each_BTC * times for each_BTC in hidden.heads))
+            return hidden._replace(hidden_BTD=hidden.hidden_BTD * times)
 
         put(model, "forward", wrong)
 
 
 def rows_mixed() -> None:
     """Continuations see a little of their neighbours' hidden states."""
-    for model in (DecoderLm, Seq2Seq):
+    for model in (DecoderLm, Seq2Seq, MoeLm):
         inner = model.extend
 
         def wrong(self: Any, *arguments: Any, inner: Any = inner) -> torch.Tensor:

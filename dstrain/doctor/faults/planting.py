@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
+from dstrain.config.schema import Recipe
 from dstrain.doctor.case import Case
 from dstrain.doctor.examined import examined
 from dstrain.doctor.faults.fault import Fault
@@ -19,15 +20,26 @@ _ABSENT = object()
 _undo: list[tuple[Any, str, Any]] = []
 
 
-def fault(name: str, looked: str, proof: str, plant: Plant, role: str | None = None) -> Fault:
-    """`role`: which of a batch's inputs it takes, such as "segments"; without it there is nothing to plant it in."""
-    return Fault(name, looked, proof, lambda case: attempt(case, plant, proof, role))
+class Needs(NamedTuple):
+    """What a recipe must have for a fault to be planted in it."""
+
+    what: str
+    there: Callable[[Recipe], bool]
 
 
-def attempt(case: Case, plant: Plant, proof: str, role: str | None = None) -> Finding:
+def fault(name: str, looked: str, proof: str, plant: Plant, role: str | None = None,
+          needs: Needs | None = None) -> Fault:
+    """`role`: which of a batch's inputs it takes, such as "segments"; without it, and without what it `needs` of the
+    recipe, there is nothing to plant it in."""
+    return Fault(name, looked, proof, lambda case: attempt(case, plant, proof, role, needs))
+
+
+def attempt(case: Case, plant: Plant, proof: str, role: str | None = None, needs: Needs | None = None) -> Finding:
     """What that proof finds with the fault in place. One that breaks because of it has not let it pass."""
     if role is not None and not case.family.anatomy.roles.get(role):
         raise NotProven(f"the family {case.family.name} has no {role}")
+    if needs is not None and not needs.there(case.recipe):
+        raise NotProven(f"the family {case.family.name} has, in this recipe, no {needs.what}")
     with planted(case, plant):
         return judged_by(proof, case)
 

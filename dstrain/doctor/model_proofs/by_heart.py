@@ -92,13 +92,13 @@ def _train(subject: Subject, trained: dict[str, nn.Parameter], lr: float, least:
     optimizer = torch.optim.AdamW(trained.values(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
     first, steps, pulled = None, 0, set()
     while True:
-        loss = pass_through(subject, training=False).loss
-        last = float(loss.detach())
+        seen = pass_through(subject, training=False)
+        last = float(seen.predicted.detach())
         first = last if first is None else first
         if (_reached(last, first, least) or steps == STEPS or time.perf_counter() > until or not math.isfinite(last)):
             return first, last, steps, pulled
         optimizer.zero_grad()
-        loss.backward()
+        seen.loss.backward()
         pulled |= {name for name, parameter in trained.items() if name not in pulled
                    and parameter.grad is not None and bool((parameter.grad != 0).any())}
         nn.utils.clip_grad_norm_(trained.values(), 1.0)

@@ -132,7 +132,7 @@ def by_gradient(subject: Subject, places: list[int], training: bool) -> Looked:
             sizes = reached((features[scored_B, t] * noise(features)).sum(), caught, subject.roles.ids, rows)
             if sizes is None:
                 return Looked(places=len(places))
-            later, tried = sizes[scored_B, t + 1:], tried | {t}
+            later, tried = sizes[scored_B, t + 1 + subject.ahead(head):], tried | {t}
             found += Looked(int((later != 0).sum()), later.numel(), int((sizes[scored_B, :t] != 0).sum()),
                             int((sizes[scored_B, t] != 0).sum()))
     return found._replace(places=len(tried))
@@ -172,11 +172,12 @@ def by_labels(subject: Subject, places: list[int], training: bool, heads: set[in
 
 def _compared(subject: Subject, before: tuple[torch.Tensor, ...], batch: TensorDict, t: int, training: bool,
               heads: set[int]) -> Compared:
-    """Scored features up to t, before and after."""
+    """Scored features, before and after: up to t, and of a head that is told some tokens ahead up to as many before."""
     slots_T = torch.arange(ids_of(subject).shape[1], device=ids_of(subject).device)
     total = NOTHING
     for head, (one, two) in enumerate(zip(before, look(subject, batch, training).features, strict=True)):
-        found = compare(one, two, scored_BT(subject, head) & (slots_T <= t), allowed(subject, one.dtype))
+        upto_BT = scored_BT(subject, head) & (slots_T <= t - subject.ahead(head))
+        found = compare(one, two, upto_BT, allowed(subject, one.dtype))
         total += found
         heads |= {head + 1} if found.different else set()
     return total

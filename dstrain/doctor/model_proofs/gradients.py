@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import torch
@@ -22,7 +23,9 @@ STEPS_FROM_ZERO = 4
 """how many zeros may stand behind each other, such as a head at zero before gates at zero"""
 
 
-def prove(subject: Subject) -> Finding:
+def prove(subject: Subject, idle: Iterable[Subject] = ()) -> Finding:
+    """`idle`: the same where heads have no weight or no token is there. Nothing has to learn there, but all has to take
+    part: ZeRO-3 gives what does not the gradient of the step before, and ranks wait for each other."""
     named = dict(subject.module.named_parameters())
     meant = [name for name in named if any(fnmatchcase(name, pattern) for pattern in subject.frozen)]
     trained = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
@@ -44,7 +47,8 @@ def prove(subject: Subject) -> Finding:
         with nowhere_zero(subject.module, moved):
             more_reached, more_used, _ = _gradients(subject, {**subject.batch, **others}, trained)
         reached, used = reached | more_reached, used | more_used
-    faults["unused"] = [name for name in trained if name not in used]
+    faults["unused"] = list(dict.fromkeys([*(name for name in trained if name not in used),
+                                           *(name for other in idle for name in _unused(other))]))
     faults["not finite"] = [name for name in trained if name in not_finite]
     faults["all zero"] = [name for name in trained if name in used and name not in reached]
     faults["too large for their 16 bits to move"] = [name for name, parameter in trained.items() if _stands(parameter)]
@@ -60,14 +64,31 @@ def prove(subject: Subject) -> Finding:
 
 
 def _gradients(subject: Subject, batch: TensorDict, trained: dict[str, Tensor]) -> tuple[set[str], set[str], set[str]]:
-    """Names of the parameters with a gradient that is not all zero, with any at all, with one that is not finite."""
-    loss = pass_through(subject, batch).loss
-    if not trained or not loss.requires_grad:
+    """Names of the parameters with a gradient that is not all zero, with any at all, with one that is not finite.
+
+    What is predicted has to reach each of them: a term that keeps experts busy teaches a router nothing else.
+    """
+    seen = pass_through(subject, batch)
+    if not trained or not seen.predicted.requires_grad:
         return set(), set(), set()
+    found = _found(seen.predicted, trained)
+    with_further = found if seen.further is None else _found(pass_through(subject, batch).loss, trained)
+    return ({name for name, grad in found.items() if bool((grad != 0).any())}, set(with_further),
+            {name for name, grad in with_further.items() if not bool(torch.isfinite(grad).all())})
+
+
+def _unused(subject: Subject) -> list[str]:
+    """Names of the parameters without any gradient, were it all zero."""
+    trained = {name: parameter for name, parameter in subject.module.named_parameters() if parameter.requires_grad}
+    with untouched(subject.module):
+        loss = pass_through(subject).loss
+        found = _found(loss, trained) if loss.requires_grad else {}
+    return [name for name in trained if name not in found]
+
+
+def _found(loss: Tensor, trained: dict[str, Tensor]) -> dict[str, Tensor]:
     grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-    found = {name: grad for name, grad in zip(trained, grads, strict=True) if grad is not None}
-    return ({name for name, grad in found.items() if bool((grad != 0).any())}, set(found),
-            {name for name, grad in found.items() if not bool(torch.isfinite(grad).all())})
+    return {name: grad for name, grad in zip(trained, grads, strict=True) if grad is not None}
 
 
 def _cause(faults: dict[str, list[str]], tokens: list[str]) -> tuple[str, str]:

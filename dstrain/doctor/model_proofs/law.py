@@ -38,18 +38,18 @@ def floor(subject: Subject) -> float:
     """The least loss on this batch: where rows agree in all that was seen, but not in what follows, nobody can know;
     and smoothed targets keep their entropy."""
     total = 0.0
-    for weight, targets_BT in zip(subject.weights, subject.targets, strict=True):
+    for head, (weight, targets_BT) in enumerate(zip(subject.weights, subject.targets, strict=True)):
         followers: dict[tuple, Counter] = defaultdict(Counter)
         for row, t in (targets_BT != IGNORED).nonzero().tolist():
-            followers[_seen_before(subject, row, t)][int(targets_BT[row, t])] += 1
+            followers[_seen_before(subject, row, t, subject.ahead(head))][int(targets_BT[row, t])] += 1
         scored = sum(counter.total() for counter in followers.values())
         total += weight * sum(counter.total() * _entropy(subject, counter) for counter in followers.values()) \
             / max(1, scored)
     return total
 
 
-def _seen_before(subject: Subject, row: int, t: int) -> tuple:
-    """All tokens that a prediction at this place may rest on."""
+def _seen_before(subject: Subject, row: int, t: int, ahead: int) -> tuple:
+    """All tokens that a prediction at this place may rest on, which is told some tokens ahead."""
     first, roles = 0, subject.roles
     if roles.segments is not None:
         segments_T = subject.batch[roles.segments][row]
@@ -57,7 +57,7 @@ def _seen_before(subject: Subject, row: int, t: int) -> tuple:
     source = ()
     if roles.source is not None:
         source = tuple(subject.batch[roles.source][row, :int(subject.source_lengths_B[row])].tolist())
-    return source, tuple(ids_of(subject)[row, first:t + 1].tolist())
+    return source, tuple(ids_of(subject)[row, first:t + 1 + ahead].tolist())
 
 
 def _entropy(subject: Subject, counter: Counter) -> float:

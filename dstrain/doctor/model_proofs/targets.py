@@ -46,9 +46,10 @@ def judged(subject: Subject, training: bool) -> Finding:
     unused = [head + 1 for head, one in enumerate(found) if one is None]
     found = tuple(torch.zeros_like(two) if one is None else one.double() for one, two in zip(found, expected))
     off = [_difference(one, two) for one, two in zip(found, expected, strict=True)]
-    number = relative(float(seen.loss.detach()), float(law.detach()))
+    loss = float(seen.predicted.detach())
+    number = relative(loss, float(law.detach()))
     bound = BOUND[seen.features[0].dtype]
-    figure = f"gradient off by {max(off):.1e} of its largest, loss {float(seen.loss.detach()):.4f} by {number:.1e}"
+    figure = f"gradient off by {max(off):.1e} of its largest, loss {loss:.4f} by {number:.1e}"
     tolerance = f"at most {bound:.0e}: {WHY}"
     if max(off) <= bound and number <= bound:
         return Finding(True, figure, tolerance)
@@ -56,7 +57,7 @@ def judged(subject: Subject, training: bool) -> Finding:
         causes = ["the loss does not depend on what was shown as its logits"]
         remedy = "show the logits that it is made of"
     elif max(off) <= bound:
-        further = float(seen.loss.detach() - law.detach())
+        further = loss - float(law.detach())
         causes = [f"the gradient is right, but the number is {further:+.4f} off the law's "
                   f"{float(law.detach()):.4f}: a further term in it (a balance of experts), or what is shown is "
                   "not what is optimized"]

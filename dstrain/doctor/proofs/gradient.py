@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from dstrain.config.schema import Recipe
 from dstrain.config.shape import in_micro_batches
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding, largest
@@ -24,20 +25,22 @@ SMALLEST = 1e-3
 
 
 def prove(case: Case) -> Finding:
-    """In half precision the law itself is held to fp32's bound, at the same stage, and each parameter to its own."""
-    _, expected = reference_step(case.recipe)
+    """On one rank in many small micro-batches, on more in large ones. In half precision the law itself is held to
+    fp32's bound, at the same stage, and each parameter to its own."""
+    _, expected = reference_step(with_all_heads(case))
     unreached = [name for name, gradient in expected.items() if not gradient.any()]
     if unreached:
         return Finding(False, f"{len(unreached)} parameters get no gradient", "none",
                        f"no part of the loss depends on {', '.join(unreached)}: use them in forward, or take them out")
-    half, size = case.precision != "fp32", case.family.anatomy.micro_sizes[0]
-    law = largest(error_at(case, expected, world, size, in_fp32(case) if half else None) for world in case.worlds)
+    half, sizes = case.precision != "fp32", case.family.anatomy.micro_sizes
+    shapes = ((1, sizes[0]), (case.worlds[-1], sizes[-1]))
+    law = largest(error_at(case, expected, *shape, in_fp32(case) if half else None) for shape in shapes)
     cause = "" if law <= BOUND["fp32"] else (
         "a loss that is not the sum over all targets divided by their number, a label that is not the next token, or a "
         "parameter that no gradient reaches")
     figure, allowed = f"{law:.1e} of the gradient's norm", f"at most {BOUND['fp32']:.0e}: rounding of fp32"
     if half:
-        found = [gradient_at(case, expected, world, size) for world in case.worlds]
+        found = [gradient_at(case, expected, *shape) for shape in shapes]
         off, (worst, name) = largest(difference(each, expected) for each in found), max(
             of_each(each, expected) for each in found)
         figure = f"in fp32 at this stage {figure}; in {case.precision} {off:.1e}, and {worst:.1e} of its own in {name}"
@@ -48,10 +51,15 @@ def prove(case: Case) -> Finding:
     return Finding(not cause, figure, allowed, cause)
 
 
+def with_all_heads(case: Case) -> Recipe:
+    """From the first step, which is the one that is looked at."""
+    return case.family.anatomy.heads_at_once(case.recipe)
+
+
 def gradient_at(case: Case, expected: dict[str, torch.Tensor], world: int, micro_size: int,
                 ds_config: str | None = None) -> dict[str, torch.Tensor]:
     """Of step 1, in micro-batches of so many rows, or tokens; put together from all ranks."""
-    recipe = replace(in_micro_batches(case.recipe, micro_size), optim=replace(case.recipe.optim, clip=0.0))
+    recipe = replace(in_micro_batches(with_all_heads(case), micro_size), optim=replace(case.recipe.optim, clip=0.0))
     traces = case.ranks(world).run(short_run, recipe, ds_config, 1)
     return whole([trace.gradient for trace in traces], {name: g.shape for name, g in expected.items()})
 

@@ -22,7 +22,8 @@ from dstrain.doctor.finding import Finding, NotProven, exactly
 from dstrain.doctor.quiet_training import quietly, train_quietly
 from dstrain.families import family_of
 from dstrain.runtime.dist import Ranks
-from dstrain.runtime.engine import whole_shape
+from dstrain.runtime.engine import counters, whole_shape
+from dstrain.train.family import Family
 from dstrain.train.run_folder import RunFolder
 
 CLAIM = "the checkpoint alone rebuilds model and tokenizer, to the bit"
@@ -70,10 +71,10 @@ def trained(case: Case, recipe: Recipe) -> dict[str, Any]:
     asked = case.ranks(1).run(train_and_ask, recipe)[0]
     model = case.family.build_trainee(recipe, case.tokenizer()).model.to(asked["dtype"])
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(asked["weights"][name].view_as(parameter))
+        for name, kept in (*model.named_parameters(), *counters(model)):
+            kept.copy_(asked["weights"][name].view_as(kept))
     with torchs_own_linear():
-        asked["answers"] = hidden_states(model, asked["inputs"]) | asked["of_tokenizer"]
+        asked["answers"] = hidden_states(case.family, model, asked["inputs"]) | asked["of_tokenizer"]
     return asked
 
 
@@ -97,19 +98,20 @@ def train_and_ask(ranks: Ranks, recipe: Recipe) -> dict[str, Any]:
     def ask(model: torch.nn.Module, tokenizer: Any, of: Recipe) -> list[str]:
         batch = next(family.valid_batches(of, tokenizer, 0, 1))
         asked.update(inputs=batch.inputs(), dtype=next(model.parameters()).dtype, of_tokenizer=said_by(tokenizer),
-                     weights={name: _whole(parameter) for name, parameter in model.named_parameters()})
+                     weights={name: _whole(kept) for name, kept in (*model.named_parameters(), *counters(model))})
         return []
 
     train_quietly(ranks, recipe, replace(family, sample=ask, generated_scores=None))
     return asked
 
 
-def hidden_states(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def hidden_states(family: Family, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """By head, in evaluation mode."""
     device = next(model.parameters()).device
     with torch.no_grad():
         hidden = model.eval()(**{name: tensor.to(device) for name, tensor in inputs.items()}, keys_B=None)
-    return {f"hidden states of head {head}": of_head.cpu() for head, of_head in enumerate(hidden)}
+    return {f"hidden states of head {head}": of_head.cpu()
+            for head, of_head in enumerate(family.anatomy.heads_of(hidden))}
 
 
 def said_by(tokenizer: Any) -> dict[str, Any]:
@@ -124,8 +126,9 @@ def said_by(tokenizer: Any) -> dict[str, Any]:
     return found
 
 
-def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """All its values, in a row. At ZeRO stage 3 one rank alone holds them, but not always in the parameter itself."""
+def _whole(parameter: torch.Tensor) -> torch.Tensor:
+    """Of a parameter or counter all values, in a row. At ZeRO stage 3 one rank alone holds a parameter's, but not always
+    in the parameter itself."""
     values = parameter if parameter.numel() else parameter.ds_tensor
     return values.detach().cpu().reshape(-1)[:whole_shape(parameter).numel()].clone()
 
@@ -159,7 +162,7 @@ def use(load_trained: Callable[[Path, str], Any], checkpoint: str, question: str
     with quietly():
         ready = load_trained(Path(checkpoint), "latest")
     model = ready.trainee.model.to(getattr(torch, asked["dtype"]))
-    torch.save(hidden_states(model, asked["inputs"]) | said_by(ready.tokenizer), answer)
+    torch.save(hidden_states(ready.family, model, asked["inputs"]) | said_by(ready.tokenizer), answer)
 
 
 def the_newest(checkpoints: Path) -> Path | None:

@@ -15,14 +15,17 @@ from dstrain.doctor.finding import Finding, largest
 from dstrain.doctor.proofs.gradient import BOUND as GRADIENT_BOUND, difference, norm
 from dstrain.doctor.proofs.schedule import asked_share
 from dstrain.doctor.recipe_subject import fresh_trainee
-from dstrain.doctor.reference import reference_step
+from dstrain.doctor.reference import reference_of, reference_step
 from dstrain.doctor.short_run import Trace, short_run, whole
 
-CLAIM = "weights after 3 steps are the optimizer's rule written out by hand; the loss of one batch, repeated, falls"
+CLAIM = ("weights after 3 steps are the optimizer's rule written out by hand, and so is what the model counts; the "
+         "loss of one batch, repeated, falls")
 STEPS, REPEATS, WARMUP = 3, 6, 2
 BITES = 0.5
 """largest norm that is let through, as a share of the first gradient's"""
 BOUND = 1e-4
+SLACK = {"fp32": 0.01, "bf16": 0.2}
+"""share of what was counted that rounding may have moved: where two choices are nearly as good"""
 ROUNDING = 2.0 ** -23
 """of fp32, relative; each step rounds each weight once or twice"""
 QUINTIC, ITERATIONS, ADAMW_RMS = (3.4445, -4.7750, 2.0315), 5, 0.2
@@ -41,14 +44,14 @@ def prove(case: Case) -> Finding:
     if recipe.optim.clip:
         recipe = replace(recipe, optim=replace(recipe.optim, clip=BITES * norm(first)))
     traces = case.ranks(case.worlds[-1]).run(partial(short_run, closely=True), recipe, None, STEPS)
-    of_gradients, of_state = compare(case, recipe, model, traces)
+    of_gradients, of_state, of_counters = compare(case, recipe, model, traces)
     still = replace(recipe, model=replace(recipe.model, dropout=0.0))
     losses = case.ranks(1).run(partial(short_run, repeats=True), still, None, REPEATS)[0].losses
-    return judged(of_gradients, of_state, losses, GRADIENT_BOUND[case.precision], case.precision)
+    return judged(of_gradients, of_state, losses, GRADIENT_BOUND[case.precision], case.precision, of_counters)
 
 
 def judged(of_gradients: list[float], of_state: dict[str, float], losses: list[float], bound: float,
-           precision: str) -> Finding:
+           precision: str, of_counters: tuple[int, int] = (0, 0)) -> Finding:
     error, worst = largest(of_state.values()), max(of_state, key=of_state.get)
     faults = []
     if not error <= BOUND:
@@ -56,34 +59,50 @@ def judged(of_gradients: list[float], of_state: dict[str, float], losses: list[f
                       f"correction, the direction, or clipping; first seen in {worst}")
     if not largest(of_gradients) <= bound:
         faults.append("a gradient that is not clipped as asked, or holds that of the step before")
+    if of_counters[0]:
+        faults.append("what the model counts from step to step is counted on one rank or in one micro-batch alone, or "
+                      "not from the tokens of the step")
     if not min(losses[1:]) < losses[0]:
         faults.append("steps go up, or optim.lr is far too large")
     return Finding(
         not faults, f"weights and moments {error:.1e} off after {STEPS} steps; clipped gradients "
-        f"{largest(of_gradients):.1e} off a float64 reference; one batch's loss {losses[0]:.4f} to "
-        f"{min(losses[1:]):.4f} in {len(losses)} steps",
+        f"{largest(of_gradients):.1e} off a float64 reference; {_of_counters(*of_counters)}one batch's loss "
+        f"{losses[0]:.4f} to {min(losses[1:]):.4f} in {len(losses)} steps",
         f"{BOUND:.0e} of what each parameter moved, beside the rounding of fp32; gradients {bound:.0e}, rounding of "
         f"{precision}; a loss that falls", "; ".join(faults),
         "compare optim.* and the optimizer's groups with what was meant" if faults else "")
 
 
-def compare(case: Case, recipe: Recipe, model: nn.Module, traces: list[Trace]) -> tuple[list[float], dict[str, float]]:
-    """(each step's gradient off the clipped float64 one, by parameter and kind its weight or moment off by how much).
+def _of_counters(wrong: int, compared: int) -> str:
+    return f"{wrong} of {compared} counters of the model off; " if compared else ""
+
+
+def compare(case: Case, recipe: Recipe, model: nn.Module,
+            traces: list[Trace]) -> tuple[list[float], dict[str, float], tuple[int, int]]:
+    """(each step's gradient off the clipped float64 one, by parameter and kind its weight or moment off by how much,
+    how many of the model's counters are wrong, and of how many).
 
     The rule is taken through the steps with the engine's own gradients: what AdamW makes of a rounded gradient near 0
-    is anything, and no bound could hold a gradient and its rule at once.
+    is anything, and no bound could hold a gradient and its rule at once. So it is with what the engine has counted.
     """
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     rule = ByHand.of(model, recipe.optim, whole([trace.start for trace in traces], shapes))
-    of_gradients = []
+    of_gradients, wrong, compared = [], 0, 0
     for step in range(1, STEPS + 1):
-        _, expected = reference_step(recipe, step=step, weights=rule.weights)
+        before = traces[0].counters[step - 1]
+        _, expected, outputs = reference_of(recipe, step=step, weights=rule.weights, counters=before)
+        counted = case.family.anatomy.counters_after(recipe, before, outputs, SLACK[case.precision])
+        for name, (values, sure) in counted.items():
+            found = [trace.counters[step][name] for trace in traces]
+            wrong += sum(int((each != values)[sure].sum()) for each in found)
+            wrong += sum(int((each != found[0])[~sure].sum()) for each in found[1:])
+            compared += sum(each.numel() for each in found)
         found = whole([trace.gradients[step - 1] for trace in traces], shapes)
         if case.stage == 0:  # there the optimizer itself clips, behind where gradients are seen
             found = clipped(found, recipe.optim.clip)
         of_gradients.append(difference(found, clipped(expected, recipe.optim.clip)))
         rule.update(found, asked_share(recipe.schedule, step, recipe.run.steps), step)
-    return of_gradients, rule.off(traces, shapes)
+    return of_gradients, rule.off(traces, shapes), (wrong, compared)
 
 
 @dataclass

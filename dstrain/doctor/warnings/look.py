@@ -16,6 +16,7 @@ from dstrain.data.hashing import wrap_int64
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import NotProven
 from dstrain.doctor.on_device import on
+from dstrain.doctor.on_ranks import on_ranks
 from dstrain.doctor.recipe_subject import parameters_of, subject_of
 from dstrain.doctor.subject import Subject
 from dstrain.guard.machine import GIB, Memory
@@ -71,7 +72,7 @@ def look_at(recipe: Recipe, case: Case, run_folder: Path) -> Look:
     """At the recipe in full, by the way in which a run on one rank would read and build it."""
     family, tokenizer, world = case.family, case.tokenizer(), max(1, torch.cuda.device_count())
     full_pass = _full_pass(recipe, case, tokenizer)
-    config = engine_json(recipe, world, "cuda")  # the memory of fp16 is asked for on a login node, too
+    config = engine_json(on_ranks(recipe, world), world, "cuda")  # the memory of fp16 is asked for on a login node, too
     parameters = parameters_of(recipe, family, tokenizer)
     totals, steps, *of_rows = _rows(recipe, family, tokenizer)
     flops = totals["scored"] / steps * family.flops_a_target(recipe, parameters)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dstrain.doctor.warnings.figure import Figure
 from dstrain.doctor.warnings.look import Look
 
@@ -14,10 +16,23 @@ def figures(look: Look) -> list[Figure]:
     width, ff, heads = (getattr(model, name, None) for name in ("width", "ff", "heads"))
     if not (width and ff and heads):
         return []  # a model class of the user's own may count in other things
-    usual, ratio, head = USUAL_FF[model.block], ff / width, width / heads
+    block = getattr(model, "block", "swiglu")
+    usual, ratio, head = USUAL_FF[block], ff / width, width / heads
     return [
+        *_experts(model, width, usual),
         Figure("feed-forward", f"{ff:,} channels, {ratio:.2g} times the width of {width:,}",
-               f"about {usual:.2g} times is usual with {model.block}: {round(usual * width):,}"
+               f"about {usual:.2g} times is usual with {block}: {round(usual * width):,}"
                if not 0.7 * usual <= ratio <= 1.5 * usual else ""),
         Figure("heads", f"{heads} of {head:g} channels",
                f"{HEADS[0]} to {HEADS[1]} channels a head are usual" if not HEADS[0] <= head <= HEADS[1] else "")]
+
+
+def _experts(model: Any, width: int, usual: float) -> list[Figure]:
+    """What a token meets of a layer's experts is its feed-forward."""
+    each, top_k = getattr(model, "expert_ff", None), getattr(model, "top_k", None)
+    if not (each and top_k):
+        return []
+    active = each * (top_k + model.shared_experts)
+    return [Figure("experts", f"{active:,} channels of them a token, {active / width:.2g} times the width of {width:,}",
+                   f"about {usual:.2g} times is usual: {round(usual * width):,}, over all experts of a token"
+                   if not 0.7 * usual <= active / width <= 1.5 * usual else "")]

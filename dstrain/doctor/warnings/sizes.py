@@ -17,13 +17,16 @@ def figures(look: Look) -> list[Figure]:
 
 
 def _size(look: Look) -> Figure:
-    per_parameter = look.targets / look.parameters
+    active = look.family.anatomy.active_parameters(look.recipe, look.parameters)
+    per_parameter = look.targets / active
     advice = ""
     if per_parameter < FEW_TOKENS:
         advice = (f"fewer than {FEW_TOKENS} targets per parameter (about 20 is usual for a model trained from "
                   "scratch): train longer, or take a smaller model")
-    return Figure("size", f"{look.parameters:,} parameters, {look.targets:,.0f} targets in {look.recipe.run.steps:,} "
-                  f"steps: {per_parameter:.2g} per parameter", advice)
+    sparse, kind = (f", {active:,} of them active a token", "active parameter") if active < look.parameters else (
+        "", "parameter")
+    return Figure("size", f"{look.parameters:,} parameters{sparse}, {look.targets:,.0f} targets in "
+                  f"{look.recipe.run.steps:,} steps: {per_parameter:.2g} per {kind}", advice)
 
 
 def _epochs(look: Look) -> Figure:
