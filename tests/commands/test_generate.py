@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from dstrain.__main__ import main
+from dstrain.config.moe import MoeModel
 from dstrain.config.schema import LmModel
 from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.models.decoder_lm import DecoderLm
+from dstrain.models.moe_lm import MoeLm
 from dstrain.nn.init import fill_initial
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,6 +95,44 @@ def test_ties_are_said(typed, monkeypatch):
         level.trainee.model.embed.weight.zero_()                       # all logits are 0
     monkeypatch.setattr("dstrain.commands.generate.load_trained", lambda run, which, command: level)
     assert "; 3 of the choices lie within rounding of another token)" in typed("--max-new-tokens", "3")[2]
+
+
+def trained_heads(next_tokens: int = 3):
+    """As `trained`, of a model with further heads."""
+    settings = MoeModel(width=32, heads=2, layers=1, ff=32, experts=2, top_k=1, expert_ff=16, next_tokens=next_tokens)
+    it = trained()
+    it.trainee.model = fill_initial(MoeLm(settings, 257, 64, 0.0), seed=1)
+    return it
+
+
+@pytest.mark.parametrize("options", [["--max-new-tokens", "20"], ["--max-new-tokens", "20", "--prompt", "a", "--stop",
+                                                                  "!!", "--prompt", "b"]])
+def test_speculative_prints_the_same_text_and_what_it_gained(typed, monkeypatch, options):
+    monkeypatch.setattr("dstrain.commands.generate.load_trained", lambda run, which, command: trained_heads())
+    _, plain, _ = typed(*options)
+    code, text, said = typed(*options, "--speculative")
+    assert code == 0 and text == plain
+    gain = re.search(r"\n\(speculative: (\d\.\d\d) tokens accepted a pass on average; (\d+\.\d\d) times as fast as "
+                     r"plain decoding: (\d+\.\d\d) ms a token, against (\d+\.\d\d) ms over (\d+) tokens beside it\)\n$",
+                     said)
+    accepted, ratio, own_ms, plain_ms, tokens = map(float, gain.groups())
+    assert tokens == 19 * max(1, options.count("--prompt"))
+    assert 1 <= accepted <= 3 and ratio == pytest.approx(plain_ms / own_ms, rel=0.1)
+    assert typed(*options, "--speculative", "--temperature", "0.8")[0] == 0
+
+
+def test_speculative_where_the_first_token_is_the_last_has_gained_nothing(typed, monkeypatch):
+    monkeypatch.setattr("dstrain.commands.generate.load_trained", lambda run, which, command: trained_heads())
+    assert "(speculative: nothing came after the first token)" in typed("--max-new-tokens", "1", "--speculative")[2]
+
+
+def test_a_model_that_predicts_one_token_cannot_draft(typed, monkeypatch):
+    code, text, said = typed("--speculative")
+    assert (code, text) == (2, "") and said.count("\n") == 1 and "runs/x: DecoderLm predicts the next token" in said
+    monkeypatch.setattr("dstrain.commands.generate.load_trained", lambda run, which, command: trained_heads(1))
+    code, text, said = typed("--speculative")
+    assert (code, text) == (2, "") and "the model was trained with model.next_tokens 1" in said
+    assert "moe with model.next_tokens 2 or more" in said
 
 
 def test_without_a_prompt_the_recipes_is_continued(typed):
