@@ -141,16 +141,18 @@ TRAPS = {"no sign": lambda peers: {}, "reduced as any other": _without("allreduc
          "the other's share": lambda peers: {"rank": 1 - peers.rank}, "both the first": lambda peers: {"rank": 0}}
 
 
-def restored_with_another_share(ranks: Ranks, recipe: Recipe, ds_config: str, folder: Path,
-                                wrong: bool) -> tuple[str, str]:
-    """(kind of error or "well", what is said) of a checkpoint restored; `wrong`: the last rank takes its experts for
-    the first rank's after that."""
+def restored_wrongly(ranks: Ranks, recipe: Recipe, ds_config: str, folder: Path, harm: str) -> tuple[str, str]:
+    """(kind of error or "well", what is said) of a checkpoint restored, with a harm on the last rank after that."""
     family, loaded, config = family_of(recipe), load(folder), engine_json(recipe, ranks.world, "cpu", ds_config)
     engine = Engine(lambda: family.build_trainee(recipe, load_tokenizer(recipe.tokenizer)),
                     lambda trainee: loaded.weight_of, recipe, config, ranks)
     loaded.restore(engine)
-    if wrong and ranks.rank == ranks.world - 1:
-        engine.model.blocks[0].ff.experts.down.share = (0, 2)
+    layer = engine.model.blocks[0].ff
+    if harm and ranks.rank == ranks.world - 1:
+        if harm == "share":  # it takes its experts for the first rank's
+            layer.experts.down.share = (0, 2)
+        else:
+            layer.router.nudges[1] += 1
     try:
         return "well", check_restored(loaded, engine, recipe)
     except (Trouble, TroubleElsewhere) as error:

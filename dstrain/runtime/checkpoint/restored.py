@@ -13,7 +13,7 @@ import torch
 from dstrain.config.errors import Trouble
 from dstrain.config.schema import Recipe
 from dstrain.runtime.checkpoint.loading import Loaded
-from dstrain.runtime.engine import Engine, own_name
+from dstrain.runtime.engine import Engine, counters, own_name
 from dstrain.runtime.fragments import held_range
 from dstrain.runtime.schedules import share_of_peak
 
@@ -33,17 +33,17 @@ def check_restored(loaded: Loaded, engine: Engine, recipe: Recipe) -> str:
     with ranks.together(f"comparing what was loaded with {loaded.folder}"):
         _nothing_is_missing(loaded, engine, seen_anywhere)
     lrs = ", ".join(f"{lr:.3g}" + (f" ({rule})" if len(engine.lrs()) > 1 else "") for rule, lr in engine.lrs().items())
-    return (f"verified: {_short(seen_anywhere['weights'])} weights and {_moments_in_words(seen_anywhere)}, as saved at "
-            f"step {step}; step {step + 1} uses lr {lrs}")
+    return (f"verified: {_short(seen_anywhere['weights'])} weights and {_moments_in_words(seen_anywhere)}"
+            f"{_counters_in_words(seen_anywhere)}, as saved at step {step}; step {step + 1} uses lr {lrs}")
 
 
 def _compare_own_fragments(loaded: Loaded, engine: Engine) -> Counter:
-    """How many weights, and numbers of each moment, were found to be the checkpoint's."""
-    seen: Counter = Counter()
+    """How many weights, counters, and numbers of each moment, were found to be the checkpoint's."""
+    seen, parameters = Counter(), engine.shapes().keys()
     needed = {key: set(shapes) for key, shapes in engine.moment_shapes().items()}
     for fragment in engine.saved_fragments():
         first, last = fragment.start, fragment.start + fragment.weight.numel()
-        held = {"weights": (loaded.weights, fragment.weight)}
+        held = {"weights" if fragment.name in parameters else "counters": (loaded.weights, fragment.weight)}
         held |= {key: (loaded.moments[key], fragment.moments[key]) for key, names in needed.items()
                  if fragment.name in names}
         for key, (file, values) in held.items():
@@ -54,12 +54,15 @@ def _compare_own_fragments(loaded: Loaded, engine: Engine) -> Counter:
 
 
 def _compare_module(loaded: Loaded, engine: Engine) -> None:
-    """The module's own weights, which the forward pass uses: the masters, rounded to its precision."""
+    """The module's own weights, which the forward pass uses: the masters, rounded to its precision. Its counters."""
     for name, parameter in engine.trainee.named_parameters():
         first, size = held_range(parameter)
         saved = loaded.weights.tensor(own_name(name)).reshape(-1)[first:first + size]
         own = getattr(parameter, "ds_tensor", parameter).data.view(-1)[:size]
         _compare(loaded, f"the module's own {own_name(name)}", engine.ranks.rank, first, own, saved)
+    for name, counter in counters(engine.trainee):  # on every rank: a checkpoint gets the first one's
+        saved = loaded.weights.tensor(own_name(name)).reshape(-1)
+        _compare(loaded, f"the module's own {own_name(name)}", engine.ranks.rank, 0, counter.view(-1), saved)
 
 
 def _compare_counts(loaded: Loaded, engine: Engine) -> None:
@@ -81,7 +84,9 @@ def _compare_lrs(engine: Engine, recipe: Recipe, step: int) -> None:
 
 
 def _nothing_is_missing(loaded: Loaded, engine: Engine, seen: Counter) -> None:
-    for key, shapes in {"weights": engine.saved_shapes(), **engine.moment_shapes()}.items():
+    weights = engine.shapes()
+    counted = {name: shape for name, shape in engine.saved_shapes().items() if name not in weights}
+    for key, shapes in {"weights": weights, "counters": counted, **engine.moment_shapes()}.items():
         needed = sum(map(math.prod, shapes.values()))
         if seen[key] != needed:
             raise _wrong(loaded, f"{key}: all ranks together hold {seen[key]:,} numbers of {needed:,}")
@@ -104,10 +109,14 @@ def _wrong(loaded: Loaded, what: str) -> Trouble:
 
 
 def _moments_in_words(seen: Counter) -> str:
-    moments = {key: count for key, count in seen.items() if key != "weights"}
+    moments = {key: count for key, count in seen.items() if key not in ("weights", "counters")}
     if all(count == seen["weights"] for count in moments.values()):
         return f"{len(moments)} moments of each"
     return "moments (" + ", ".join(f"{key} of {_short(count)}" for key, count in moments.items()) + ")"
+
+
+def _counters_in_words(seen: Counter) -> str:
+    return f", {seen['counters']} counters" if seen["counters"] else ""
 
 
 def _short(count: int) -> str:
