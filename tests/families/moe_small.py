@@ -8,6 +8,7 @@ from own_class_jobs import train_in
 from small_run import lay_out
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dstrain.runtime.dist import Ranks
 from dstrain.runtime.rank_group import RankGroup
 
 MOE = """# experts, in seconds
@@ -37,6 +38,15 @@ def lay_out_moe(folder: Path) -> Path:
 def run_on(group: RankGroup, folder: Path, *overrides: str, engine: str = "zero1_fp32") -> str:
     """What the first rank says of the training."""
     return group.run(train_in, str(folder), list(overrides), engine)[0]
+
+
+def end_of(ranks: Ranks, folder: str, overrides: list[str]) -> tuple[str, str]:
+    """How a training that is refused ends on this rank."""
+    try:
+        train_in(ranks, folder, overrides)
+    except Exception as error:  # is what the test asks for
+        return type(error).__name__, str(error)
+    return "finished", ""
 
 
 def board_of(run: Path) -> EventAccumulator:
