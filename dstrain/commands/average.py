@@ -43,10 +43,12 @@ def _up_to(where: Path, count: int) -> list[Path]:
 
 
 def _fill_with_mean(trained: Trained, chosen: list[Path]) -> list[int]:
-    """In float64, one parameter after the other. Their steps."""
+    """In float64, one parameter after the other; counters, such as an expert's bias in steps, to the nearest whole
+    number, which goes with the weights' mean as each goes with its checkpoint's. Their steps."""
     from dstrain.runtime.checkpoint.loading import load
-    from dstrain.runtime.engine import fill_weights
+    from dstrain.runtime.engine import counters, fill_weights, own_name
 
+    whole = {own_name(name) for name, _ in counters(trained.trainee)}
     checkpoints = []
     for where in chosen:
         refuse_damaged(where)
@@ -59,7 +61,8 @@ def _fill_with_mean(trained: Trained, chosen: list[Path]) -> list[int]:
                             "fewer checkpoints")
 
     def mean(name: str, shape: Any) -> Any:
-        return sum(checkpoint.weight_of(name, shape).double() for checkpoint in checkpoints) / len(checkpoints)
+        of_all = sum(checkpoint.weight_of(name, shape).double() for checkpoint in checkpoints) / len(checkpoints)
+        return of_all.round() if name in whole else of_all
 
     fill_weights(trained.trainee, mean)
     return [checkpoint.state["step"] for checkpoint in checkpoints]

@@ -34,9 +34,12 @@ def eval_command(run: Path, which: str) -> None:
         scores |= trained.family.generated_scores(trained.trainee.model, trained.tokenizer, trained.recipe,
                                                   trained.ranks, True, lambda: False)
     print(f"{trained.where}, validation data:")
+    tables = trained.family.scores_in_words(trained.recipe, scores)
     for name, value in scores.items():
-        print(f"  {name:<16} " + (f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
-                                  if isinstance(value, float) else str(value)))
+        if not (tables and isinstance(value, dict)):
+            print(f"  {name:<16} " + (f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+                                      if isinstance(value, float) else str(value)))
+    print("".join(f"{line}\n" for line in tables), end="")
 
 
 def load_trained(run: Path, which: str, command: str | None = None) -> Trained:

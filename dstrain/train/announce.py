@@ -36,7 +36,7 @@ def say_run(run: Run, first: Any) -> None:
 
     say(f"run        {run.folder.path}" + (f", from step {state.step} on" if state.step else ""))
     say(f"model      {run.family.name}, {parameters / 1e6:.{1 if parameters >= 1e6 else 3}f}M parameters "
-        f"({parameters:,})")
+        f"({parameters:,})" + "".join(f"\n{'':<11}{line}" for line in run.family.model_in_words(recipe, parameters)))
     epochs = _epochs(run, targets, stats["bytes"] / max(1, stats["scored"]))
     say(f"data       {'about ' * (shape.rows is None)}{targets:,} targets in {recipe.run.steps:,} steps, "
         f"{targets / parameters:.2g} per parameter; {epochs}")
