@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dstrain.nn.heads import IGNORED, summed_nll, token_nll
+from dstrain.nn.heads import IGNORED, summed_nll, summed_nll_and_best, token_nll
 
 
 def problem(dtype: torch.dtype, rows: int = 3, length: int = 7, width: int = 8, vocabulary: int = 29):
@@ -34,6 +34,15 @@ def test_value_and_gradients_are_cross_entropys_in_float64(chunk_rows: int | Non
     assert total.item() == pytest.approx(reference(hidden, weight, labels).item(), rel=1e-14)
     for ours, theirs in zip(torch.autograd.grad(3.0 * total, (hidden, weight)), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk_rows", [1, 4, None])
+def test_the_best_ids_come_from_the_same_logits_and_the_sum_is_the_training_s_to_the_bit(dtype, chunk_rows):
+    hidden, weight, labels = problem(dtype)
+    total, best = summed_nll_and_best(hidden, weight, labels, chunk_rows)
+    assert total.item() == summed_nll(hidden, weight, labels, chunk_rows).item() and not total.requires_grad
+    assert torch.equal(best, (hidden @ weight.T).argmax(-1))  # of what is not scored, too
 
 
 def test_gradcheck():

@@ -1,12 +1,17 @@
-"""Event files that TensorBoard itself reads back: values, texts, what a resumed run makes void, a clock set back."""
+"""Event files that TensorBoard itself reads back: values, texts, pictures, what a resumed run makes void, a clock set back."""
 
 from __future__ import annotations
 
+import struct
+import zlib
+
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dstrain.train import event_file
 from dstrain.train.event_file import EventFile
+from dstrain.train.picture import LESS, LINE, MORE, NARROW, PAPER, UNKNOWN, Picture, _width, png
 
 
 def read_back(folder) -> dict[str, list[tuple[int, float]]]:
@@ -63,3 +68,50 @@ def test_a_full_disk_is_an_error_of_the_call_and_names_the_file(tmp_path):
     (tmp_path / "full").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left.*full"):
         event_file.Appended(tmp_path / "full").append(b"x")
+
+
+def test_a_spread_keeps_each_value_and_a_picture_each_cell(tmp_path):
+    file = EventFile(tmp_path, 0)
+    file.add_spread("moe/layer_00/load", [0.5, 1.0, 1.0, 1.5], 7)
+    picture = Picture([[-1.0, 0.0, 1.0]] * 2, [["0", "1", "4"]] * 2, ["0", "11"], ["0", "1", "2"], [(0.0, "1")])
+    file.add_picture("moe/load", picture, 7)
+    file.write_out()
+    file.close()
+    board = EventAccumulator(str(tmp_path)).Reload()
+    spread, = board.Histograms("moe/layer_00/load")
+    assert spread.step == 7 and spread.histogram_value.bucket_limit == [0.5, 1.0, 1.5]
+    assert spread.histogram_value.bucket == [1.0, 2.0, 1.0] and spread.histogram_value.sum == 4.0
+    image, = board.Images("moe/load")
+    pixels = read_png(image.encoded_image_string)
+    assert pixels.shape == (image.height, image.width, 3)
+    blue, white, red = (pixels[LINE + 1, column].tolist() for column in cells_of(picture))
+    assert blue == LESS.tolist() and white == PAPER.tolist() and red == MORE.tolist()
+
+
+def test_many_columns_are_narrow_and_what_is_no_number_is_grey(tmp_path):
+    picture = Picture([[0.0, float("nan")] * 40], [["1"] * 80], ["0"], [str(n) for n in range(80)], [])
+    pixels = read_png(png(picture)[0])
+    assert pixels.shape[1] < 80 * 10 and pixels[LINE + 1, cells_of(picture)[1]].tolist() == UNKNOWN.tolist()
+
+
+def cells_of(picture: Picture) -> list[int]:
+    """Where each column's cells begin, and a pixel more."""
+    left = _width(picture.rows)
+    size = NARROW if len(picture.columns) > 40 else _width([*picture.columns, *picture.texts[0]])
+    return [left + size * number + 1 for number in range(len(picture.columns))]
+
+
+def read_png(file: bytes) -> np.ndarray:
+    """By its own checksums and another reader's rules: eight bits of red, green and blue, no filter."""
+    place, parts = 8, {}
+    assert file[:8] == b"\x89PNG\r\n\x1a\n"
+    while place < len(file):
+        size, = struct.unpack(">I", file[place:place + 4])
+        kind, data = file[place + 4:place + 8], file[place + 8:place + 8 + size]
+        assert struct.unpack(">I", file[place + 8 + size:place + 12 + size])[0] == zlib.crc32(kind + data)
+        parts[kind], place = data, place + 12 + size
+    width, height, *form = struct.unpack(">IIBBBBB", parts[b"IHDR"])
+    assert form == [8, 2, 0, 0, 0] and list(parts) == [b"IHDR", b"IDAT", b"IEND"]
+    lines = np.frombuffer(zlib.decompress(parts[b"IDAT"]), np.uint8).reshape(height, 3 * width + 1)
+    assert not lines[:, 0].any()
+    return lines[:, 1:].reshape(height, width, 3)
