@@ -33,7 +33,8 @@ def loaded(folder: Path, *overrides: str) -> Recipe:
 
 def test_the_preset_s_sizes_give_way_to_what_is_set_beside_it(tmp_path):
     model = loaded(tmp_path, "model.experts=4", "model.expert_ff=100").model
-    assert (model.width, model.layers, model.ff, model.experts, model.expert_ff, model.top_k) == (256, 4, 704, 4, 100, 2)
+    sizes = (model.width, model.layers, model.ff, model.experts, model.expert_ff, model.top_k)
+    assert sizes == (256, 4, 704, 4, 100, 2)
 
 
 @pytest.mark.parametrize("heads, weights", [(1, (1.0,)), (3, (1.0, 0.5, 0.3)), (4, (1.0, 0.5, 0.3, 0.2))])
@@ -62,8 +63,8 @@ def test_a_recipe_read_back_from_a_checkpoint_is_the_same(tmp_path):
                                    "1, 2, 4, 8"),
     (["model.next_tokens=5"], "model.next_tokens is 5, and only 4 heads have weights by default; write "
                               "objective.weights, 5 numbers"),
-    (["objective.weights=[1, 0.5]"], "objective.weights is [1.0, 0.5], but there are 4 heads (model.next_tokens); write "
-                                     "4 numbers"),
+    (["objective.weights=[1, 0.5]"], "objective.weights is [1.0, 0.5], but there are 4 heads (model.next_tokens); "
+                                     "write 4 numbers"),
     (["objective.begins=[1]"], "objective.begins is [1], but there are 4 heads"),
     (["objective.final_weights=[1]"], "objective.final_weights is [1.0], but there are 4 heads"),
     (["objective.weights=[0, 1, 1, 1]"], "but the first, the next token's, must be above 0, and none below"),

@@ -16,9 +16,12 @@ from dstrain.__main__ import main
 from dstrain.families.moe_seen import routing
 from dstrain.nn.heads import IGNORED
 from dstrain.objectives.drafts import found_by_heads
+from dstrain.runtime.dist import lone_rank
 from dstrain.runtime.rank_group import RankGroup
+from dstrain.train.metrics import Meter
 from dstrain.train.run_folder import read_lines
 from dstrain.train.sinks import _lines
+from dstrain.train.step import StepResult, Wishes
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,16 @@ def test_what_experts_were_not_given_is_counted_from_the_rows_not_from_the_route
         found = routing(recipe, model, torch.tensor([9, 8, 2 * rows_hold]), seen)
         assert [one.dropped for one in found] == [lost, lost]
         assert found[0].entropy == pytest.approx(0.5 / math.log(4)) and found[1].largest_over_mean == 2.0
+
+
+def test_what_waits_for_the_log_is_added_up_over_its_steps():
+    objective = SimpleNamespace(terms=("next", "router_z"), weights_at=lambda step: (1.0, 0.1))
+    meter = Meter(objective, lone_rank())
+    for step in (1, 2):
+        meter.add(step, StepResult(torch.ones(2, dtype=torch.float64), torch.tensor([3 * step, 8, 0, 0, 0]),
+                                   {"adamw": 0.1}, 1.0, True, None, Wishes(), torch.full((2, 6), float(step))), 0.0)
+    meter.flush()
+    assert meter.seen.tolist() == [[3.0] * 6] * 2 and meter.counts.tolist() == [9, 16]
 
 
 # What a run writes

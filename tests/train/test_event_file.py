@@ -1,4 +1,4 @@
-"""Event files that TensorBoard itself reads back: values, texts, pictures, what a resumed run makes void, a clock set back."""
+"""Event files that TensorBoard itself reads back: what is in them, what a resumed run makes void, a clock set back."""
 
 from __future__ import annotations
 
