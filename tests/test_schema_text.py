@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from dstrain.config import schema, translate
+from dstrain.config import moe, schema, translate
 
-TREES = [ast.parse(Path(module.__file__).read_text(encoding="utf-8")) for module in (schema, translate)]
+TREES = [ast.parse(Path(module.__file__).read_text(encoding="utf-8")) for module in (schema, translate, moe)]
 CLASSES = [node for tree in TREES for node in tree.body if isinstance(node, ast.ClassDef)]
 
 
