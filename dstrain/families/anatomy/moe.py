@@ -18,7 +18,8 @@ from dstrain.families.anatomy.lm import LM_ANATOMY
 from dstrain.families.own_class import shrunk
 from dstrain.train.family import FurtherTerm
 
-SMALL = {"preset": None, "width": 32, "heads": 2, "layers": 2, "ff": 64, "experts": 4, "expert_ff": 16}
+SMALL = {"preset": None, "width": 32, "heads": 2, "layers": 2, "ff": 64, "experts": 4, "expert_ff": 16,
+         "upcycle": None}
 MOST = {"top_k": 2, "every": 2, "shared_experts": 1}
 BEGINS = 3
 """steps within which all heads have come in, in small: as many as the shortest proof over several steps takes"""
