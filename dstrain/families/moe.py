@@ -43,8 +43,21 @@ def active_parameters(recipe: Recipe, parameters: int) -> int:
 
 
 def _flops(recipe: Recipe, parameters: int) -> float:
-    """As of `lm`, for the active parameters; each further head multiplies by the output matrix once more."""
-    return LM.flops_a_target(recipe, active_parameters(recipe, parameters))
+    """As of `lm`, for the active parameters; each further head multiplies by the output matrix once more, and where it
+    is a block has attention of its own."""
+    model, further = recipe.model, recipe.model.next_tokens - 1
+    attention = 12 * further * model.width * recipe.batch.length * (model.further == "sequential")
+    active = active_parameters(recipe, parameters) + further * _embedding(recipe, parameters)
+    return LM.flops_a_target(recipe, active) + attention
+
+
+def _embedding(recipe: Recipe, parameters: int) -> int:
+    """Parameters of the embedding, which is the output matrix: those that are left. A class of one's own is not known."""
+    if recipe.model.code is not None:
+        return 0
+    with torch.device("meta"):
+        without = MoeLm(recipe.model, 0, recipe.batch.length, 0.0)
+    return parameters - sum(parameter.numel() for parameter in without.parameters())
 
 
 def _model_in_words(recipe: Recipe, parameters: int) -> list[str]:

@@ -45,11 +45,13 @@ def routing(recipe: Recipe, model: Any, counts: Tensor, seen_LX: Tensor) -> list
     layers = len(seen_LX)
     due = int(counts[term_places(recipe)[ROUTER_Z]]) // layers * top_k
     found = []
-    for number, (ff, sums) in enumerate(zip(model.expert_layers, seen_LX.tolist(), strict=True), start=1):
+    routers = [ff.router for ff in getattr(model, "expert_layers", ())]  # an own class may have none
+    for number, sums in enumerate(seen_LX.tolist(), start=1):
         given, tokens, entropy = sums[:experts], sums[experts], sums[experts + 1]
         load = [count * experts / max(1.0, sum(given)) for count in given]
         found.append(OfLayer(number * every - 1, load, due - round(sum(given)),
-                             entropy / max(1.0, tokens) / math.log(experts), ff.router.nudges.tolist()))
+                             entropy / max(1.0, tokens) / math.log(experts),
+                             routers[number - 1].nudges.tolist() if routers else [0] * experts))
     return found
 
 

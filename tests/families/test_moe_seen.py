@@ -13,7 +13,10 @@ import torch
 from moe_small import board_of, lay_out_moe, numbers, run_on
 
 from dstrain.__main__ import main
+from dstrain.config.load import recipe_from_dict
+from dstrain.families.moe import MOE
 from dstrain.families.moe_seen import routing
+from dstrain.models.moe_lm import MoeLm
 from dstrain.nn.heads import IGNORED
 from dstrain.objectives.drafts import found_by_heads
 from dstrain.runtime.dist import lone_rank
@@ -171,3 +174,17 @@ def size_of(file: bytes) -> tuple[int, int]:
     data = file[file.index(b"IDAT") + 4:file.index(b"IEND") - 8]
     assert len(zlib.decompress(data)) == height * (3 * width + 1)
     return width, height
+
+
+@pytest.mark.parametrize("further, of_a_head", [("parallel", 3 * 16 * 24 + 32), ("sequential", 4 * 256 + 3 * 16 * 24
+                                                                                + 2 * 256 + 5 * 16)])
+def test_work_a_target_is_counted_of_what_it_meets_with_the_output_matrix_once_a_head(further, of_a_head):
+    recipe = recipe_from_dict({
+        "family": "moe", "data": {"train": [{"embedded": "python-stdlib"}]}, "run": {"name": "a", "steps": 1},
+        "model": {"width": 16, "heads": 2, "layers": 2, "ff": 24, "experts": 4, "expert_ff": 12, "top_k": 1,
+                  "next_tokens": 3, "further": further}, "batch": {"rows": 1, "micro_rows": 1, "length": 8}})
+    model = MoeLm(recipe.model, 50, 8, 0.0)
+    layer = 4 * 256 + 2 * 16 + 4 * 16 + 3 * 16 * 12
+    met = 3 * 50 * 16 + 2 * layer + 16 + 2 * of_a_head
+    attention = 12 * (2 + 2 * (further == "sequential")) * 16 * 8
+    assert MOE.flops_a_target(recipe, sum(p.numel() for p in model.parameters())) == 6 * met + attention
