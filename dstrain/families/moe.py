@@ -52,7 +52,7 @@ def _flops(recipe: Recipe, parameters: int) -> float:
 
 
 def _embedding(recipe: Recipe, parameters: int) -> int:
-    """Parameters of the embedding, which is the output matrix: those that are left. A class of one's own is not known."""
+    """Parameters of the embedding, which is the output matrix: what the rest leaves. Of an own class nobody knows."""
     if recipe.model.code is not None:
         return 0
     with torch.device("meta"):
