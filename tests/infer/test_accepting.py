@@ -84,6 +84,24 @@ def test_greedy_drafts_stand_up_to_the_first_that_is_not_the_best_token():
     assert found.standing_B.tolist() == [3, 1, 0, 1, 0] and found.tokens_BJ is best_BJ
 
 
+@pytest.mark.parametrize("p, q, accept, tie", [
+    ([0.5, 0.5], [0.8, 0.2], 0.625 + 3e-6, True), ([0.5, 0.5], [0.8, 0.2], 0.625 - 3e-6, True),
+    ([0.5, 0.5], [0.8, 0.2], 0.625 + 3e-5, False), ([0.5, 0.5], [0.8, 0.2], 0.625 - 3e-5, False),
+    ([1.0, 0.0], [1.0, 0.0], 1 - 2**-52, False), ([0.0, 1.0], [1.0, 0.0], 0.0, False),
+    ([0.5, 0.5], [0.5, 0.5], 1 - 2**-52, True), ([0.9, 0.1], [0.5, 0.5], 1 - 2**-52, False),
+], ids=str)
+def test_a_number_near_the_border_where_a_draft_stands_is_a_tie(p, q, accept, tie):
+    """Differences of logits are exact to 1e-5. The draft is the first token, and the number that draws is in the middle
+    of a stretch."""
+    row = torch.zeros(1, dtype=torch.float64)
+    own = Odds(torch.tensor([p, p]).double(), None, torch.zeros(2).double(), torch.full((2,), 1e-5).double(),
+               torch.zeros(2, dtype=torch.bool))
+    drafts = Drawn(row[:, None].long(), torch.tensor([[q]]).double(), row[:, None] + 1e-5, row[:, None],
+                   torch.zeros(1, 1, dtype=torch.bool))
+    found = stand_by_chance(own, drafts, torch.ones(1).long(), row[:, None] + accept, torch.full((1, 2), 0.3).double())
+    assert found.tie_BJ[0, 0].item() is tie
+
+
 WAYS = [Choosing(1.0), Choosing(0.7, top_k=20), Choosing(1.3, top_p=0.8), Choosing(0.9, top_k=40, top_p=0.7),
         Choosing(1e-6)]
 
