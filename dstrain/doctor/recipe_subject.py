@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dstrain.config.schema import Recipe
 from dstrain.doctor.finding import NotProven

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from dstrain.data.collate import UNSCORED
 from dstrain.doctor.recipe_subject import fresh_trainee
 from dstrain.families import family_of
 from dstrain.nn.chance import row_keys
-from dstrain.train.family import Batch
+from dstrain.train.family import Batch, Term
 
 
 class Reference(NamedTuple):
@@ -61,29 +61,26 @@ def loss_by_rows(model: torch.nn.Module, batches: Iterable[Batch], recipe: Recip
                  step: int | None = None, outputs: list[Any] | None = None) -> torch.Tensor:
     """The loss law over these batches, each row by itself; with the dropout and the weights of that step, or None for
     no dropout and the last ones. What the model returns for each row is added to `outputs`."""
-    anatomy = family_of(recipe).anatomy
-    shares, smoothing = anatomy.loss(recipe, step)
-    weights: dict[Any, float] = dict(enumerate(shares))
-    sums, counts = Counter(), Counter()
+    anatomy, terms = family_of(recipe).anatomy, defaultdict(list)
     for row in (anatomy.alone(batch, b) for batch in batches for b in range(len(batch.rows_B))):
         if row.labels_BT.shape[1] and int(row.rows_B) >= 0:
             keys_B = None if step is None else row_keys(recipe.run.seed, step, row.rows_B)
             output = model(**row.inputs(), keys_B=keys_B)
-            for head, (hidden_BTC, targets_BT) in enumerate(zip(
-                    anatomy.heads_of(output), anatomy.targets(recipe, row, tokenizer), strict=True)):
-                loss, scored = _of_head(model, hidden_BTC, targets_BT, smoothing)
-                sums[head], counts[head] = sums[head] + loss, counts[head] + scored
-            for term in anatomy.further_terms(recipe, output, row):
-                weights[term.name] = term.weight
-                sums[term.name], counts[term.name] = sums[term.name] + term.summed, counts[term.name] + term.count
+            weights, smoothing = anatomy.loss(recipe, step)
+            heads = zip(weights, anatomy.heads_of(output), anatomy.targets(recipe, row, tokenizer), strict=True)
+            of_heads = [_of_head(model, number, *head, smoothing) for number, head in enumerate(heads)]
+            for term in (*of_heads, *anatomy.further_terms(recipe, output, row)):
+                terms[term.name].append(term)
             if outputs is not None:
                 outputs.append(output)
-    return sum(weight * sums[term] / max(1, counts[term]) for term, weight in weights.items())
+    return sum(of[0].weight * sum(term.summed for term in of) / max(1, sum(term.count for term in of))
+               for of in terms.values())
 
 
-def _of_head(model: torch.nn.Module, hidden_BTC: torch.Tensor, targets_BT: torch.Tensor,
-             smoothing: float) -> tuple[torch.Tensor, int]:
-    """(sum of the targets' cross entropies, number of targets), torch's own label smoothing in them."""
+def _of_head(model: torch.nn.Module, number: int, weight: float, hidden_BTC: torch.Tensor, targets_BT: torch.Tensor,
+             smoothing: float) -> Term:
+    """The targets' cross entropies, torch's own label smoothing in them."""
     scored = targets_BT != UNSCORED
     logits = (hidden_BTC @ model.output_weight.T)[scored]
-    return F.cross_entropy(logits, targets_BT[scored], reduction="sum", label_smoothing=smoothing), int(scored.sum())
+    nll = F.cross_entropy(logits, targets_BT[scored], reduction="sum", label_smoothing=smoothing)
+    return Term(f"head {number}", weight, nll, int(scored.sum()))

@@ -34,7 +34,7 @@ def model_of(recipe: Recipe, built_in: type[nn.Module], *sizes: Any) -> nn.Modul
     model = own(recipe.model, *sizes)
     _check_has_all(model, name, recipe)
     name_sites(model)
-    _check_hidden_states(model, name)
+    _check_hidden_states(model, name, getattr(recipe.model, "next_tokens", 0))
     return model
 
 
@@ -113,15 +113,17 @@ def _check_has_all(model: nn.Module, name: str, recipe: Recipe) -> None:
                         f"write it, for example `return 0.02`")
 
 
-def _check_hidden_states(model: nn.Module, name: str) -> None:
-    """At the first forward pass, once: before it nobody knows what comes out."""
+def _check_hidden_states(model: nn.Module, name: str, of_heads: int) -> None:
+    """At the first forward pass, once: before it nobody knows what comes out. `of_heads`: how many prediction heads, 0
+    where the family has one alone."""
     def look(model: nn.Module, inputs: tuple, given: dict[str, Tensor], output: Any) -> None:
         hook.remove()
-        hidden = output[0] if isinstance(output, tuple) and len(output) == 1 else None
-        if not isinstance(hidden, Tensor):
-            raise UserError(f"model.code: {name}.forward returns {type(output).__name__}; return "
-                            f"dstrain.nn.transformer.Hidden(hidden_BTD)")
-        weight = model.output_weight
+        heads = output.heads if of_heads and hasattr(output, "heads") else output
+        if not isinstance(heads, tuple) or len(heads) != (of_heads or 1) or not isinstance(heads[0], Tensor):
+            wanted = (f"dstrain.models.moe_lm.MoeHidden(heads, routed) with {of_heads} heads" if of_heads else
+                      "dstrain.nn.transformer.Hidden(hidden_BTD)")
+            raise UserError(f"model.code: {name}.forward returns {type(output).__name__}; return {wanted}")
+        hidden, weight = heads[0], model.output_weight
         wanted = (*given["ids_BT"].shape, getattr(weight, "ds_shape", weight.shape)[1])
         if tuple(hidden.shape) != wanted:
             raise UserError(f"model.code: {name}.forward returns hidden states of shape {tuple(hidden.shape)}, but "

@@ -37,15 +37,15 @@ class Objective(Protocol):
     def counts(self, batch: Batch) -> torch.Tensor: ...
 
 
-class FurtherTerm(NamedTuple):
-    """A term of the loss beside those of the prediction heads: what keeps experts busy, or numbers small."""
+class Term(NamedTuple):
+    """A term of the loss, of one micro-batch."""
 
     name: str
     weight: float
     summed: torch.Tensor
-    """over this micro-batch, with its graph"""
+    """with its graph"""
     count: int
-    """of this micro-batch, found from the data"""
+    """found from the data"""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Anatomy:
     tokens: other neighbours are matrices of other sizes)"""
     told_ahead: Callable[[Recipe], tuple[int, ...]] = lambda recipe: (0,)
     """recipe -> for each prediction head how many tokens behind its own place it is given, as its task"""
-    further_terms: Callable[[Recipe, Any, Batch], tuple["FurtherTerm", ...]] = lambda recipe, output, batch: ()
+    further_terms: Callable[[Recipe, Any, Batch], tuple["Term", ...]] = lambda recipe, output, batch: ()
     """(recipe, what the model returns, micro-batch) -> the terms of the loss that are no prediction's"""
     counters_after: Callable[..., dict[str, tuple[torch.Tensor, torch.Tensor]]] = lambda *_: {}
     """(recipe, the model's counters by name, what it returned for each row of a step, share of what it counted that

@@ -178,8 +178,8 @@ OF_EXPERTS = (
           "padding", of_experts.padding_routed, needs=EXPERTS),
     fault("router's term over padding", "experts get real tokens only, the z-term all positions", "padding",
           of_experts.router_z_over_padding, needs=ROUTER_TERM),
-    fault("balance over micro-batches", "shares averaged over whatever stands in a micro-batch: another term on another "
-          "shape", "gradient", of_experts.balance_over_micro_batches, needs=BALANCE_TERM),
+    fault("balance over micro-batches", "shares averaged over whatever stands in a micro-batch: another term on "
+          "another shape", "gradient", of_experts.balance_over_micro_batches, needs=BALANCE_TERM),
     fault("constant gates", "experts' outputs are averaged: the router learns to balance, and nothing else",
           "gradients", of_experts.gates_constant, needs=EXPERTS),
     fault("idle experts left out", "a rank without tokens skips its experts: ZeRO-3 re-applies an old gradient, or "
@@ -188,7 +188,7 @@ OF_EXPERTS = (
           of_experts.bias_moved_in_each_micro_batch, needs=MOVING_BIAS),
     fault("bias by one rank's counts", "nobody sums them: each rank sends tokens by biases of its own", "update",
           of_experts.bias_by_one_rank, needs=MOVING_BIAS),
-    fault("biases not saved", "a run that goes on sends tokens elsewhere", "resume", of_experts.bias_not_saved,
+    fault("biases not saved", "a run that goes on sends tokens elsewhere", "rebuild", of_experts.bias_not_saved,
           needs=MOVING_BIAS),
 )
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from dstrain.doctor.case import LONGEST, Case
-from dstrain.doctor.continued import NEW_TOKENS, Continued, Sources, Texts, beginnings
+from dstrain.doctor.continued import Continued, Sources, Texts, beginnings
 from dstrain.doctor.finding import Finding, largest, relative
 from dstrain.doctor.recipe_subject import fresh_trainee
 

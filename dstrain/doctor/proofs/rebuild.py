@@ -106,12 +106,13 @@ def train_and_ask(ranks: Ranks, recipe: Recipe) -> dict[str, Any]:
 
 
 def hidden_states(family: Family, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """By head, in evaluation mode."""
+    """By head, in evaluation mode; and what the model counts from step to step, which decides them, too."""
     device = next(model.parameters()).device
     with torch.no_grad():
         hidden = model.eval()(**{name: tensor.to(device) for name, tensor in inputs.items()}, keys_B=None)
-    return {f"hidden states of head {head}": of_head.cpu()
-            for head, of_head in enumerate(family.anatomy.heads_of(hidden))}
+    counted = {name: counter.cpu() for name, counter in counters(model)}
+    return counted | {f"hidden states of head {head}": of_head.cpu()
+                      for head, of_head in enumerate(family.anatomy.heads_of(hidden))}
 
 
 def said_by(tokenizer: Any) -> dict[str, Any]:
@@ -127,8 +128,8 @@ def said_by(tokenizer: Any) -> dict[str, Any]:
 
 
 def _whole(parameter: torch.Tensor) -> torch.Tensor:
-    """Of a parameter or counter all values, in a row. At ZeRO stage 3 one rank alone holds a parameter's, but not always
-    in the parameter itself."""
+    """Of a parameter or counter all values, in a row. At ZeRO stage 3 one rank alone holds a parameter's, but not
+    always in the parameter itself."""
     values = parameter if parameter.numel() else parameter.ds_tensor
     return values.detach().cpu().reshape(-1)[:whole_shape(parameter).numel()].clone()
 

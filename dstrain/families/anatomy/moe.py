@@ -16,13 +16,13 @@ from dstrain.config.schema import Recipe
 from dstrain.data.collate import UNSCORED, Batch
 from dstrain.families.anatomy.lm import LM_ANATOMY
 from dstrain.families.own_class import shrunk
-from dstrain.train.family import FurtherTerm
+from dstrain.train.family import Term
 
 SMALL = {"preset": None, "width": 32, "heads": 2, "layers": 2, "ff": 64, "experts": 4, "expert_ff": 16,
          "upcycle": None}
 MOST = {"top_k": 2, "every": 2, "shared_experts": 1}
-BEGINS = 3
-"""steps within which all heads have come in, in small: as many as the shortest proof over several steps takes"""
+BEGINS = 2
+"""step with which all heads have come in, in small: the shortest run of a proof has no more"""
 BALANCE, ROUTER_Z, BIAS_SPEED = 0.1, 0.01, 0.01
 """in small, at least, unless the recipe has none: with usual ones nobody would see a wrong term beside the loss"""
 
@@ -93,15 +93,14 @@ def _targets(recipe: Recipe, batch: Batch, tokenizer: Any) -> tuple[Tensor, ...]
 
 # Experts
 
-def _further_terms(recipe: Recipe, output: Any, batch: Batch) -> tuple[FurtherTerm, ...]:
+def _further_terms(recipe: Recipe, output: Any, batch: Batch) -> tuple[Term, ...]:
     """Each row of each layer counts once in the balance, each token in the router's term."""
     of, layers = recipe.objective, len(output.routed)
     tokens_B = (batch.segments_BT >= 0).sum(dim=1)
     balance = of.balance_weight if of.balance in ("both", "loss") else 0.0
-    return (FurtherTerm("balance", balance, torch.stack([one.balance for one in output.routed]).sum(),
-                        layers * int((tokens_B > 0).sum())),
-            FurtherTerm("router_z", of.z_weight, torch.stack([one.router_z for one in output.routed]).sum(),
-                        layers * int(tokens_B.sum())))
+    summed = {name: torch.stack([getattr(one, name) for one in output.routed]).sum() for name in ("balance", "router_z")}
+    return (Term("balance", balance, summed["balance"], layers * int((tokens_B > 0).sum())),
+            Term("router_z", of.z_weight, summed["router_z"], layers * int(tokens_B.sum())))
 
 
 def _counters_after(recipe: Recipe, counters: dict[str, Tensor], outputs: list[Any],
