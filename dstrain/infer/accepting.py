@@ -59,63 +59,70 @@ def stand_by_chance(p: Odds, drafts: Drawn, drafts_B: Tensor, accept_BD: Tensor,
     p_BD, q_BD = p_BJV[:, :-1].gather(2, ids_BD1).squeeze(2), drafts.q_BDV.gather(2, ids_BD1).squeeze(2)
     standing_B = _run_of(accept_BD * q_BD < p_BD, drafts_B)
     at_B = torch.arange(rows, device=standing_B.device), standing_B
-    rest_BV, moved_B = _rest(p, p_BJV, drafts, drafts_B, standing_B)
+
+    of_draft_2BD = _Inexact(*(torch.stack([own.view(rows, places)[:, :-1], other]) for own, other in (
+        (p.slack_B, drafts.slack_BD), (p.astray_B, drafts.astray_BD))))
+    tie_BD = drafts.tie_BD | _accept_ties(p_BD, q_BD, of_draft_2BD, accept_BD)
+    own_at_B = _Inexact(p.slack_B.view(rows, places)[at_B], p.astray_B.view(rows, places)[at_B])
+    rest_BV, moved_B = _rest(p_BJV[at_B], own_at_B, drafts, drafts_B, standing_B)
     last_B, lower_B, upper_B = stretch(rest_BV, draw_BJ[at_B])
     last_tie_B = draw_ties(lower_B, upper_B, draw_BJ[at_B], moved_B, torch.zeros_like(moved_B))
-    unsure_BJV = None if p.unsure_BV is None else p.unsure_BV.view_as(p_BJV)
-    tie_BD = drafts.tie_BD | _accept_ties(p, p_BD, q_BD, drafts, accept_BD)
-    if unsure_BJV is not None:
+    if p.unsure_BV is not None:
+        unsure_BJV = p.unsure_BV.view_as(p_BJV)
         tie_BD = tie_BD | unsure_BJV[:, :-1].gather(2, ids_BD1).squeeze(2)
         last_tie_B = last_tie_B | unsure_BJV[at_B].gather(1, last_B[:, None]).squeeze(1)
-    # At its place the refused draft stands no longer, but had it not been refused, another token would: its ties count.
-    tie_BJ = torch.cat([tie_BD, torch.zeros_like(tie_BD[:, :1])], dim=1) & (
-        torch.arange(places, device=drafts_B.device) < drafts_B[:, None])
+    tie_BD = tie_BD & _judged(tie_BD.shape[1], drafts_B)
+    tie_BJ = torch.cat([tie_BD, torch.zeros_like(tie_BD[:, :1])], dim=1)
+    # A draft that was refused stands at its place no longer, but its ties count: it might have been another, or stand.
+    tie_BJ[at_B] |= last_tie_B
     tokens_BJ = torch.cat([drafts.ids_BD, last_B[:, None]], dim=1)
     tokens_BJ[at_B] = last_B
-    tie_BJ[at_B] |= last_tie_B
     return Outcome(tokens_BJ, tie_BJ | p.frozen_tie_B.view_as(tie_BJ), standing_B)
 
 
-def _rest(p: Odds, p_BJV: Tensor, drafts: Drawn, drafts_B: Tensor, standing_B: Tensor) -> tuple[Tensor, Tensor]:
+class _Inexact(NamedTuple):
+    """As of Odds; where there is a first dimension of 2, of p and of q."""
+
+    slack: Tensor
+    astray: Tensor
+
+
+def _rest(p_BV: Tensor, own_at_B: _Inexact, drafts: Drawn, drafts_B: Tensor, standing_B: Tensor,
+          ) -> tuple[Tensor, Tensor]:
     """What the last token is drawn from, and how much of it rounding can move elsewhere."""
-    rows, places, _ = p_BJV.shape
-    row_B = torch.arange(rows, device=standing_B.device)
-    p_BV = p_BJV[row_B, standing_B]
-    p_moved_B = _moved(p_BV, p.slack_B.view(rows, places)[row_B, standing_B],
-                       p.astray_B.view(rows, places)[row_B, standing_B])
-    refused_B, place_B = standing_B < drafts_B, standing_B.clamp(max=places - 2)
-    q_BV = drafts.q_BDV[row_B, place_B]
-    q_moved_B = _moved(q_BV, drafts.slack_BD[row_B, place_B], drafts.astray_BD[row_B, place_B])
+    last_draft = drafts.ids_BD.shape[1] - 1
+    at_B = torch.arange(len(p_BV), device=p_BV.device), standing_B.clamp(max=last_draft)
+    q_BV = drafts.q_BDV[at_B]
+    p_moved_B, q_moved_B = _moved(torch.stack([p_BV.amax(dim=-1), q_BV.amax(dim=-1)]),
+                                  _Inexact(torch.stack([own_at_B.slack, drafts.slack_BD[at_B]]),
+                                           torch.stack([own_at_B.astray, drafts.astray_BD[at_B]])))
     more_BV = (p_BV - q_BV).clamp(min=0.0)
     size_B = more_BV.sum(dim=-1)
-    refused_B = refused_B & (size_B > 0.0)      # p and q are equal but for rounding: as if there had been no draft
+    # Where p and q are equal but for rounding, nothing is left to draw from: as if there had been no draft.
+    refused_B = (standing_B < drafts_B) & (size_B > 0.0)
     moved_B = torch.where(refused_B, 2.0 * (p_moved_B + q_moved_B) / size_B, p_moved_B)
     return torch.where(refused_B[:, None], more_BV, p_BV), moved_B
 
 
-def _moved(p_BV: Tensor, slack_B: Tensor, astray_B: Tensor) -> Tensor:
-    """How much probability rounding can take from some tokens and give to others."""
-    rest_B = (1.0 - p_BV.amax(dim=-1)).clamp(min=0.0)
-    _, rest_at_most_B = around(rest_B, slack_B)
-    return torch.minimum(torch.tanh(slack_B / 4), rest_at_most_B) + astray_B / (1.0 - astray_B.clamp(max=0.5))
+def _moved(best: Tensor, inexact: _Inexact) -> Tensor:
+    """How much probability rounding can take from some tokens and give to others, where the best has `best`."""
+    _, others_at_most = around((1.0 - best).clamp(min=0.0), inexact.slack)
+    return (torch.minimum(torch.tanh(inexact.slack / 4), others_at_most)
+            + inexact.astray / (1.0 - inexact.astray.clamp(max=0.5)))
 
 
-def _accept_ties(p: Odds, p_BD: Tensor, q_BD: Tensor, drafts: Drawn, accept_BD: Tensor) -> Tensor:
+def _accept_ties(p_BD: Tensor, q_BD: Tensor, inexact_2BD: _Inexact, accept_BD: Tensor) -> Tensor:
     """The number that decides lies where rounding can move the border, p(x) / q(x)."""
-    rows, count = q_BD.shape
-    p_slack_BD, p_astray_BD = (values.view(rows, count + 1)[:, :-1] for values in (p.slack_B, p.astray_B))
-    p_low_BD, p_high_BD = _bounds(p_BD, p_slack_BD, p_astray_BD)
-    q_low_BD, q_high_BD = _bounds(q_BD, drafts.slack_BD, drafts.astray_BD)
+    low_2BD, high_2BD = around(torch.stack([p_BD, q_BD]), inexact_2BD.slack)
+    scale_2BD = 1.0 - inexact_2BD.astray.clamp(max=0.5)
+    (p_low_BD, q_low_BD), (p_high_BD, q_high_BD) = low_2BD * scale_2BD, high_2BD / scale_2BD
     return (accept_BD * q_high_BD >= p_low_BD) & (accept_BD * q_low_BD < p_high_BD)
-
-
-def _bounds(p_BD: Tensor, slack_BD: Tensor, astray_BD: Tensor) -> tuple[Tensor, Tensor]:
-    low_BD, high_BD = around(p_BD, slack_BD)
-    scale_BD = 1.0 - astray_BD.clamp(max=0.5)
-    return low_BD * scale_BD, high_BD / scale_BD
 
 
 def _run_of(good_BD: Tensor, drafts_B: Tensor) -> Tensor:
     """How many come before the first that is not good or not to be judged."""
-    judged_BD = torch.arange(good_BD.shape[1], device=good_BD.device) < drafts_B[:, None]
-    return (good_BD & judged_BD).long().cumprod(dim=1).sum(dim=1)
+    return (good_BD & _judged(good_BD.shape[1], drafts_B)).long().cumprod(dim=1).sum(dim=1)
+
+
+def _judged(places: int, drafts_B: Tensor) -> Tensor:
+    return torch.arange(places, device=drafts_B.device) < drafts_B[:, None]
