@@ -20,7 +20,7 @@ pytestmark = pytest.mark.ranks
 
 SMALL = ["model={width: 64, heads: 2, layers: 2, ff: 128, experts: 4, top_k: 2, expert_ff: 64, next_tokens: 3}",
          "batch={rows: 8, micro_rows: 8, length: 64}", "run.steps=40"]
-SEQUENTIAL = ["model.further=sequential", "model.every=2", "model.shared_experts=1", "engine.config=zero3_fp32",
+SEQUENTIAL = ["model.further=sequential", "model.every=2", "model.shared_experts=1", "engine.config=zero2_fp32",
               "objective.begins=[1,20,30]", "objective.final_weights=[1,0.2,0.1]"]
 OF_THE_MODEL = ("arguments", "future", "padding", "neighbours", "documents", "targets", "first_loss", "gradients",
                 "derivative", "by_heart", "continuations")
@@ -48,7 +48,7 @@ def parallel():
 
 @pytest.fixture(scope="module")
 def sequential():
-    """With what the other has not: a curriculum, weights that move, a layer without experts, shared ones, ZeRO-3."""
+    """With what the other has not: a curriculum, weights that move, a layer without experts, shared ones, ZeRO-2."""
     case = case_of(*SEQUENTIAL)
     yield case
     case.close()

@@ -71,12 +71,13 @@ def balance_over_micro_batches() -> None:
 
 
 def gates_constant() -> None:
-    """Experts' outputs are averaged: nothing of what is predicted teaches the router where to send a token."""
+    """Each gate over itself, as where one expert's are scaled to sum 1: nothing of what is predicted teaches the router
+    where to send a token, but for rounding."""
     inner = Router.forward
 
     def wrong(self: Router, x_NC: Tensor, real: Real) -> tuple[Tensor, Tensor, Routed]:
         chosen_NK, gates_NK, routed = inner(self, x_NC, real)
-        return chosen_NK, torch.full_like(gates_NK, 1 / self.top_k), routed
+        return chosen_NK, gates_NK / gates_NK / self.top_k, routed
 
     put(Router, "forward", wrong)
 

@@ -98,9 +98,10 @@ def _further_terms(recipe: Recipe, output: Any, batch: Batch) -> tuple[Term, ...
     of, layers = recipe.objective, len(output.routed)
     tokens_B = (batch.segments_BT >= 0).sum(dim=1)
     balance = of.balance_weight if of.balance in ("both", "loss") else 0.0
-    summed = {name: torch.stack([getattr(one, name) for one in output.routed]).sum() for name in ("balance", "router_z")}
-    return (Term("balance", balance, summed["balance"], layers * int((tokens_B > 0).sum())),
-            Term("router_z", of.z_weight, summed["router_z"], layers * int(tokens_B.sum())))
+    balances, router_zs = (torch.stack([getattr(one, name) for one in output.routed]).sum()
+                           for name in ("balance", "router_z"))
+    return (Term("balance", balance, balances, layers * int((tokens_B > 0).sum())),
+            Term("router_z", of.z_weight, router_zs, layers * int(tokens_B.sum())))
 
 
 def _counters_after(recipe: Recipe, counters: dict[str, Tensor], outputs: list[Any],
