@@ -74,16 +74,18 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="latest")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=150)
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="the first N of them")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     trained = load_trained(arguments.run, arguments.checkpoint, "generate")
-    model = trained.trainee.model
-    results = {way: measure(model, trained.tokenizer, PROMPTS, arguments.tokens, arguments.rounds, options)
-               for way, options in WAYS.items()}
-    print(f"{trained.where}: {trained.recipe.model.next_tokens} heads, {trained.recipe.model.further}")
-    print(table(results))
+    print(f"{trained.where}: {trained.recipe.model.next_tokens} heads, {trained.recipe.model.further}", flush=True)
+    results = {}
+    for way, options in WAYS.items():
+        results[way] = measure(trained.trainee.model, trained.tokenizer, PROMPTS[:arguments.prompts], arguments.tokens,
+                               arguments.rounds, options)
+        print(table({way: results[way]}), flush=True)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(results, indent=1))
 
