@@ -15,6 +15,7 @@ from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
 from dstrain.config.join import refuse_contradictions
 from dstrain.config.offload import check_offload
+from dstrain.config.rules_model import divisors
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import Shape, shape_of
 
@@ -135,8 +136,8 @@ def _check_peers(recipe: Recipe, world: int) -> None:
     peers = recipe.engine.expert_parallel
     if world % peers:
         raise UserError(f"{world} rank(s), but engine.expert_parallel is {peers}: so many consecutive ranks share out "
-                        f"the experts; use a multiple of {peers} ranks, or set engine.expert_parallel to a divisor of "
-                        f"{world} (1: every rank has all experts)")
+                        f"the experts; use a multiple of {peers} ranks, or set engine.expert_parallel to one of "
+                        f"{divisors(world)} (1: every rank has all experts)")
 
 
 def _stage(ds_file: DsFile) -> int:
