@@ -72,11 +72,11 @@ class Anatomy:
     lengths: Callable[[Batch], tuple[torch.Tensor, torch.Tensor | None]]
     """micro-batch -> (tokens of each row, tokens of each row's source where it has one)"""
     loss: Callable[..., tuple[tuple[float, ...], float]]
-    """(recipe, step or None for the last one) -> (weight of each prediction head's mean loss there, share of the targets
-    that is smoothed)"""
+    """(recipe, step or None for the last one) -> (weight of each prediction head's mean loss there, share of the
+    targets that is smoothed)"""
     targets: Callable[[Recipe, Batch, Any], tuple[torch.Tensor, ...]]
-    """(recipe, micro-batch, tokenizer) -> for each head [B, T] the labels once more, by other means than the training's; -100
-    where nothing is to be scored"""
+    """(recipe, micro-batch, tokenizer) -> for each head [B, T] the labels once more, by other means than the
+    training's; -100 where nothing is to be scored"""
     wrong: Callable[[Batch, Any], int]
     """(micro-batch, tokenizer) -> how many of its labels, and of its rows' and documents' starts, are wrong"""
     alone: Callable[[Batch, int], Batch]
