@@ -23,7 +23,8 @@ def one_rank(moe):
 
 
 def off(seen, reference, key, steps):
-    return largest(relative(a[key], b[key]) for a, b in zip(seen.records[:steps], reference.records[:steps], strict=True))
+    pairs = list(zip(seen.records, reference.records, strict=True))[:steps]
+    return largest(relative(one[key], other[key]) for one, other in pairs)
 
 
 @pytest.fixture(scope="module")

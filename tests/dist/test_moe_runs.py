@@ -1,4 +1,4 @@
-"""Runs whose experts live on several ranks: interrupted, moved to another shape, validated, writing samples, by Muon."""
+"""Runs whose experts live on several ranks: interrupted, moved to another shape, validated, writing, by Muon."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def watched(moe, peers, ds_config):
 def board_of(run):
     board = EventAccumulator(str(run.tensorboard))
     board.Reload()
-    norms = {(tag, event.step): event.value for tag in board.Tags()["scalars"] if "norm" in tag and "grad_norm" not in tag
-             for event in board.Scalars(tag)}
+    norms = {(tag, event.step): event.value for tag in board.Tags()["scalars"]
+             if "norm" in tag and "grad_norm" not in tag for event in board.Scalars(tag)}
     texts = {(tag, event.step): event.tensor_proto.string_val[0].decode()
              for tag in board.Tags()["tensors"] if tag.startswith("samples") for event in board.Tensors(tag)}
     return norms, texts
