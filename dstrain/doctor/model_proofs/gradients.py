@@ -17,8 +17,8 @@ CLAIM = "every parameter gets a finite gradient that is not all zero, and can be
 UPDATE = 1e-3
 """the step that AdamW takes at a usual peak lr, at most"""
 ROUNDING = 1e-4
-"""share of a gradient up to which what is predicted has no part in it: 3e-6 was measured where it has none, 0.9 to 1 where
-it has one"""
+"""share of a gradient up to which what is predicted has no part in it: 3e-6 was measured where it has none, 0.9 to 1
+where it has one"""
 OTHER_TOKENS = 8
 """more passes at most, with other tokens, before a parameter counts as all zero: an expert may be chosen by none"""
 
@@ -77,7 +77,8 @@ def _gradients(subject: Subject, batch: TensorDict, trained: dict[str, Tensor]) 
         return set(), set(), set()
     found = _found(seen.predicted, trained)
     with_further = found if seen.further is None else _found(pass_through(subject, batch).loss, trained)
-    taught = {name for name, grad in found.items() if float(grad.norm()) > ROUNDING * float(with_further[name].norm())}
+    taught = {name for name, grad in found.items()
+              if float(grad.norm()) > ROUNDING * float(with_further[name].norm())}
     return (taught, set(with_further),
             {name for name, grad in with_further.items() if not bool(torch.isfinite(grad).all())})
 
@@ -104,8 +105,8 @@ def _cause(faults: dict[str, list[str]], tokens: list[str]) -> tuple[str, str]:
                    "use them, or leave them out of the model: ZeRO-3 gives an unused one the last step's gradient"),
         "not finite": ("a division by zero or an overflow on the way back, such as a row in which all is masked",
                        "look for the first one with torch.autograd.set_detect_anomaly(True)"),
-        "all zero": ("cut off by a detach, a gate that stays at zero, dead units, an expert that no token chooses, or a "
-                     "router whose gates are constant (one expert's, scaled to sum 1)",
+        "all zero": ("cut off by a detach, a gate that stays at zero, dead units, an expert that no token chooses, or "
+                     "a router whose gates are constant (one expert's, scaled to sum 1)",
                      "look at what stands between them and the predictions"),
         "too large for their 16 bits to move": (f"a step of {UPDATE} is less than half a unit in the last place of all "
                                                 "their numbers: they stand still unless the optimizer keeps float32",
