@@ -52,10 +52,11 @@ class Experts(nn.Module):
 
 
 def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, sizes_E: Tensor) -> Tensor:
-    """[M, O]: the first sizes_E[0] rows times the first weight, the next sizes_E[1] times the second, and so on."""
-    if x_MI.device.type == "cuda" and x_MI.dtype == torch.bfloat16:
+    """[M, O]: the first sizes_E[0] rows times the first weight, the next sizes_E[1] times the second, and so on; M may
+    be 0, where none of the tokens came to this rank's experts."""
+    if x_MI.device.type == "cuda" and x_MI.dtype == torch.bfloat16 and len(x_MI):
         return F.grouped_mm(x_MI, weight_EOI.transpose(1, 2), offs=sizes_E.cumsum(0).to(torch.int32))
-    return _GroupedLinear.apply(x_MI, weight_EOI, sizes_E.tolist())
+    return _GroupedLinear.apply(x_MI, weight_EOI, sizes_E.tolist() if len(x_MI) else [])
 
 
 class _GroupedLinear(torch.autograd.Function):
