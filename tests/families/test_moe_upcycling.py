@@ -68,8 +68,8 @@ def test_training_goes_on_from_there_and_needs_the_dense_run_no_more(folder, two
     assert all(not torch.equal(down_ECF[0], other) for other in down_ECF[1:])  # copies no more
     shutil.move(folder / "runs/dense", folder / "runs/away")
     try:
-        said = run_on(two, folder, "model.upcycle=null", "model.dropout=0.0", "run.name=grown", *steps, "run.steps=21")
-        assert "goes on from" in said and "upcycle" not in said and "done: 21 steps" in said
+        said = run_on(two, folder, *FROM_DENSE, "run.name=grown", *steps, "run.steps=21")  # the same command
+        assert "goes on from" in said and "done: 21 steps" in said
     finally:
         shutil.move(folder / "runs/away", folder / "runs/dense")
     assert [step for step, _ in numbers(board_of(folder / "runs/grown"), "train/loss")] == [*range(1, 22)]
