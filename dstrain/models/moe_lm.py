@@ -87,7 +87,7 @@ class MoeLm(Transformer):
     def trunk(self, ids_BT: Tensor, lengths_B: Tensor, cache: KvCache) -> Tensor:
         """As `extend`, before the norm: what the further heads go on from."""
         extension = cache.extend(ids_BT.shape[1], lengths_B)
-        real = Real.where(torch.arange(ids_BT.shape[1], device=ids_BT.device) < lengths_B[:, None])
+        real = Real.where(torch.arange(ids_BT.shape[1], device=ids_BT.device) < lengths_B[:, None], counted=False)
         x_BTC = self.with_places(self.embed(ids_BT), extension.positions_BT, self.embed_positions)
         turns = self.turns(extension.positions_BT)
         for block, memory in zip(self.blocks, extension.memories, strict=True):

@@ -24,7 +24,7 @@ class RoutedFeedForward(nn.Module):
         self.experts = Experts(width, experts, ff)
         self.shared = SwigluFeedForward(width, shared * ff) if shared else None
 
-    def forward(self, x_BTC: Tensor, real: Real) -> tuple[Tensor, Routed]:
+    def forward(self, x_BTC: Tensor, real: Real) -> tuple[Tensor, Routed | None]:
         """What stands in padding comes out as zeros: it is sent to no expert."""
         x_NC = real.taken(x_BTC)
         chosen_NK, gates_NK, routed = self.router(x_NC, real)
@@ -44,7 +44,7 @@ class ExpertBlock(Block):
         self.ff = ff
 
     def forward(self, x_BTC: Tensor, can_attend_B1TS: Tensor, turns: Turns | None, keys_B: Tensor | None,
-                slots_T: Tensor | None, memory: LayerMemory | None, real: Real) -> tuple[Tensor, Routed]:
+                slots_T: Tensor | None, memory: LayerMemory | None, real: Real) -> tuple[Tensor, Routed | None]:
         mixed_BTC = self.attention(self.attention_norm(x_BTC), can_attend_B1TS, turns, memory)
         x_BTC = x_BTC + self.attention_dropout(mixed_BTC, keys_B, slots_T)
         y_BTC, routed = self.ff(self.ff_norm(x_BTC), real)

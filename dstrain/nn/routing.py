@@ -22,11 +22,13 @@ class Real(NamedTuple):
     """in the flattened batch, in their order; None: all of them do"""
     rows: int
     length: int
+    counted: bool
+    """whether what the routing adds up to is wanted: generation has no use for it"""
 
     @classmethod
-    def where(cls, is_real_BT: Tensor) -> "Real":
+    def where(cls, is_real_BT: Tensor, counted: bool = True) -> "Real":
         places_N = is_real_BT.flatten().nonzero().squeeze(1)
-        return cls(None if len(places_N) == is_real_BT.numel() else places_N, *is_real_BT.shape)
+        return cls(None if len(places_N) == is_real_BT.numel() else places_N, *is_real_BT.shape, counted)
 
     def taken(self, x_BTC: Tensor) -> Tensor:
         flat = x_BTC.flatten(0, 1)
@@ -62,7 +64,7 @@ class Router(nn.Module):
         # A count of steps up less steps down: exact in any precision, where a bias in bf16 would not move at all.
         self.register_buffer("nudges", torch.zeros(experts, dtype=torch.int64))
 
-    def forward(self, x_NC: Tensor, real: Real) -> tuple[Tensor, Tensor, Routed]:
+    def forward(self, x_NC: Tensor, real: Real) -> tuple[Tensor, Tensor, Routed | None]:
         """(experts [N, K], their weights [N, K] in fp32, what it adds up to)."""
         exact = torch.float64 if x_NC.dtype == torch.float64 else torch.float32
         logits_NE = F.linear(x_NC.to(exact), self.weight.to(exact))
@@ -70,7 +72,8 @@ class Router(nn.Module):
         chosen_NK = (probs_NE.detach() + self.bias_E(exact)).topk(self.top_k, dim=-1).indices
         gates_NK = probs_NE.gather(1, chosen_NK)
         gates_NK = gates_NK / gates_NK.sum(dim=-1, keepdim=True)
-        return chosen_NK, gates_NK, self._added_up(logits_NE, probs_NE, chosen_NK, real)
+        routed = self._added_up(logits_NE, probs_NE, chosen_NK, real) if real.counted else None
+        return chosen_NK, gates_NK, routed
 
     def bias_E(self, dtype: torch.dtype) -> Tensor:
         """Added to the probabilities where experts are chosen, and nowhere else: it has no gradient."""
