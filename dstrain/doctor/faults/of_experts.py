@@ -41,7 +41,7 @@ def experts_choose_tokens() -> None:
 
 def padding_routed() -> None:
     """A router that knows no lengths: padding is sent to experts, and counted as what keeps them busy."""
-    put(Real, "where", classmethod(lambda cls, is_real_BT: cls(None, *is_real_BT.shape)))
+    put(Real, "where", classmethod(lambda cls, is_real_BT, counted=True: cls(None, *is_real_BT.shape, counted)))
 
 
 def router_z_over_padding() -> None:
@@ -64,7 +64,7 @@ def balance_over_micro_batches() -> None:
     def wrong(self: Router, logits_NE: Tensor, probs_NE: Tensor, chosen_NK: Tensor, real: Real) -> Routed:
         if not len(logits_NE):
             return inner(self, logits_NE, probs_NE, chosen_NK, real)
-        as_one = inner(self, logits_NE, probs_NE, chosen_NK, Real(None, 1, len(logits_NE)))
+        as_one = inner(self, logits_NE, probs_NE, chosen_NK, Real(None, 1, len(logits_NE), True))
         return as_one._replace(balance=as_one.balance * real.rows)
 
     put(Router, "_added_up", wrong)
