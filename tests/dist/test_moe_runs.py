@@ -21,7 +21,7 @@ pytestmark = pytest.mark.ranks
 BOUND = 1e-5
 
 
-@pytest.mark.parametrize("world, ds_config", [(2, "zero1_fp32"), (2, "zero3_bf16"), (4, "zero0_fp32")])
+@pytest.mark.parametrize("world, ds_config", [(2, "zero3_bf16"), (4, "zero0_fp32")])
 def test_stopped_twice_and_continued_is_bit_identical(moe, world, ds_config):
     apart = replace(moe, recipe=shared_out(moe.recipe, 2))
     differences, compared = differences_after_two_stops(apart, world, ds_config)
@@ -73,7 +73,7 @@ def test_a_checkpoint_holds_all_experts_whole_under_the_models_own_names(moe, st
                 assert len({tuple(expert.flatten().tolist()) for expert in values}) == 4
 
 
-@pytest.mark.parametrize("ds_config", ["zero0_fp32", "zero1_fp32", "zero3_fp32"])
+@pytest.mark.parametrize("ds_config", ["zero0_fp32", "zero3_fp32"])
 def test_experts_taken_for_another_ranks_and_a_lost_nudge_are_named_on_loading(moe, straight, ds_config):
     recipe, folder = resumable(shared_out(moe.recipe, 2)), straight / "run/checkpoints/step_00000004"
 
@@ -132,7 +132,7 @@ def whole_model(moe):
     return run, board_of(run), said
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [2, 3])
 def test_muon_updates_the_matrices_and_adamw_the_experts_wherever_they_are(moe, by_muon_alone, stage):
     recipe, alone = by_muon_alone
     for seen in moe.ranks(2).run(steps_with_experts, shared_out(recipe, 2), f"zero{stage}_fp32", 8):
