@@ -25,7 +25,8 @@ class MoeModel:
     experts: int | None = bounded(None, low=2, high=4096)
     """routed experts of a layer"""
     top_k: int = bounded(2, low=1)
-    """experts that each token is sent to; their outputs are weighted by the router's probabilities, scaled to sum 1"""
+    """experts that each token is sent to; their outputs are weighted by the router's probabilities, scaled to sum 1 (of
+    1 it is the probability itself)"""
     expert_ff: int | None = bounded(None, low=1)
     """channels inside each expert"""
     shared_experts: int = bounded(0, low=0, high=64)

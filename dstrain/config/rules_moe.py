@@ -33,6 +33,10 @@ def _check_experts(recipe: Recipe, place_of: PlaceOf) -> None:
     if model.layers is not None and model.every > model.layers:
         raise UserError(f"{place_of('model.every')}: model.every is {model.every}, but there are only {model.layers} "
                         f"layers, so none would have experts; choose at most {model.layers}, or family lm")
+    if model.upcycle is not None and model.top_k == 1:
+        raise UserError(f"{place_of('model.top_k')}: model.top_k is 1, so an expert's output is weighted by its "
+                        f"probability, and a copy of a feed-forward (model.upcycle) is another function; choose 2 or "
+                        f"more")
     if model.experts is None:
         return
     if model.top_k > model.experts:

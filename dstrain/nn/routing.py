@@ -71,7 +71,8 @@ class Router(nn.Module):
         probs_NE = logits_NE.softmax(dim=-1)
         chosen_NK = (probs_NE.detach() + self.bias_E(exact)).topk(self.top_k, dim=-1).indices
         gates_NK = probs_NE.gather(1, chosen_NK)
-        gates_NK = gates_NK / gates_NK.sum(dim=-1, keepdim=True)
+        if self.top_k > 1:  # one alone, scaled, would always be 1: nothing would tell the router where to send a token
+            gates_NK = gates_NK / gates_NK.sum(dim=-1, keepdim=True)
         routed = self._added_up(logits_NE, probs_NE, chosen_NK, real) if real.counted else None
         return chosen_NK, gates_NK, routed
 

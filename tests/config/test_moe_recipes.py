@@ -58,6 +58,8 @@ def test_a_recipe_read_back_from_a_checkpoint_is_the_same(tmp_path):
     (["engine.compile=true"], "engine.compile is on, but how many tokens an expert gets differs from batch to batch"),
     (["model.every=5"], "model.every is 5, but there are only 4 layers, so none would have experts; choose at most 4, "
                         "or family lm"),
+    (["model.top_k=1", "model.upcycle=runs/dense"], "model.top_k is 1, so an expert's output is weighted by its "
+                                                    "probability"),
     (["model.top_k=9"], "model.top_k is 9, more than the 8 experts there are (model.experts); choose fewer"),
     (["engine.expert_parallel=3"], "engine.expert_parallel is 3, which does not divide model.experts 8; choose one of "
                                    "1, 2, 4, 8"),

@@ -30,7 +30,8 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def by_a_loop_over_tokens(made: RoutedFeedForward, x_BTC: Tensor, is_real_BT: Tensor) -> Tensor:
-    """Each real token by itself: softmax, its best experts with the bias, their probabilities scaled to sum 1."""
+    """Each real token by itself: softmax, its best experts with the bias, their probabilities scaled to sum 1; of a
+    single one the probability itself."""
     rows = []
     for x_TC, real_T in zip(x_BTC, is_real_BT):
         row = []
@@ -40,8 +41,8 @@ def by_a_loop_over_tokens(made: RoutedFeedForward, x_BTC: Tensor, is_real_BT: Te
                 continue
             probs_E = (made.router.weight @ x_C).softmax(dim=0)
             best = sorted(range(EXPERTS), key=lambda e: -float(probs_E[e] + made.router.nudges[e]))[:made.router.top_k]
-            y_C = sum(probs_E[e] / probs_E[best].sum() * swiglu(x_C, made.experts.gate_up[e], made.experts.down[e])
-                      for e in best)
+            whole = probs_E[best].sum() if len(best) > 1 else 1
+            y_C = sum(probs_E[e] / whole * swiglu(x_C, made.experts.gate_up[e], made.experts.down[e]) for e in best)
             if made.shared is not None:
                 y_C = y_C + swiglu(x_C, made.shared.gate_up.weight, made.shared.down.weight)
             row.append(y_C)

@@ -34,11 +34,18 @@ def test_a_token_goes_to_its_best_experts_with_their_probabilities_scaled_to_one
     assert all(of_one == pytest.approx([2 / 3, 1 / 3]) for of_one in gates_NK.tolist())
 
 
+def test_a_router_of_one_expert_learns_from_what_is_predicted():
+    """Scaled to sum 1, its weight would be 1 wherever the token goes."""
+    made = router(top_k=1)
+    made(TWO, everything(1, 2))[1].sum().backward()
+    assert bool(made.weight.grad.abs().amax() > 0.01)
+
+
 def test_the_bias_decides_who_is_chosen_and_changes_no_weight():
     made = router(bias_speed=0.1)
     made.nudges.copy_(torch.tensor([0, 3, 0]))          # 4/7 against 2/7 + 0.3
     chosen_NK, gates_NK, _ = made(TWO[:1], everything(1, 1))
-    assert chosen_NK.tolist() == [[1]] and gates_NK.tolist() == [[1.0]]
+    assert chosen_NK.tolist() == [[1]] and gates_NK.tolist() == [[pytest.approx(2 / 7)]]
     made.nudges.copy_(torch.tensor([0, 2, 0]))          # 4/7 against 2/7 + 0.2
     assert made(TWO[:1], everything(1, 1))[0].tolist() == [[0]]
 
