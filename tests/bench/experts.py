@@ -101,8 +101,8 @@ def main() -> None:
                      "speed_to_dense": ratio(turns["dense"], of_loop, "wall_s").as_json(),
                      "speed_to_deepspeed": ratio(turns["deepspeed"], of_loop, "wall_s").as_json()}
               for name, of_loop in turns.items()}
-    print(f"{size.experts} experts of {size.expert_ff}, {size.top_k} a token, width {size.width}, {size.layers} layers, "
-          f"{arguments.rows} x {arguments.length}, vocabulary {arguments.vocab}, {arguments.precision}, "
+    print(f"{size.experts} experts of {size.expert_ff}, {size.top_k} a token, width {size.width}, {size.layers} "
+          f"layers, {arguments.rows} x {arguments.length}, vocabulary {arguments.vocab}, {arguments.precision}, "
           f"{arguments.threads} thread(s); active parameters {counted['experts']:,}, dense {counted['dense']:,}")
     for name, of_loop in result.items():
         spread = {key: "{median:5.2f} ({low:.2f}-{high:.2f})".format(**of_loop[key])
