@@ -41,7 +41,8 @@ class MoeModel:
     positions: str = bounded("rotary", choices=("rotary", "learned", "sinusoidal"))
     """how a token knows its place; counted from the start of its document"""
     dropout: float = bounded(0.0, low=0.0, below=1.0)
-    """share of channels dropped after the embedding and after each attention and feed-forward, in training"""
+    """share of channels dropped after the embedding and after each attention and feed-forward of a block, when
+    training"""
     checkpoint_activations: bool = False
     """recompute each block's activations in the backward pass: less memory, about a third more time"""
     upcycle: str | None = None

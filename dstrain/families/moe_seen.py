@@ -57,7 +57,7 @@ def routing(recipe: Recipe, model: Any, counts: Tensor, seen_LX: Tensor) -> list
 
 def shown(recipe: Recipe, model: Any, counts: Tensor, seen_LX: Tensor) -> Shown:
     """Four numbers and a spread a layer, whatever the number of experts; each of them is in the pictures."""
-    layers, speed = routing(recipe, model, counts, seen_LX), recipe.objective.bias_speed
+    layers, speed = routing(recipe, model, counts, seen_LX), model.expert_layers[0].router.bias_speed
     scalars = {"moe/largest_over_mean": max(one.largest_over_mean for one in layers),
                "moe/dropped": float(sum(one.dropped for one in layers))}
     for one in layers:
@@ -76,7 +76,7 @@ def further_scores(recipe: Recipe, model: Any, counts: Tensor, seen_LX: Tensor, 
             of_head["acceptance"] = float(found[AGREED, head]) / max(1, labels[head])
         heads[str(head + 1)] = of_head
     places = max(1.0, float(found[KEPT, 0]))
-    layers, speed = routing(recipe, model, counts, seen_LX), recipe.objective.bias_speed
+    layers, speed = routing(recipe, model, counts, seen_LX), model.expert_layers[0].router.bias_speed
     return {"heads": heads, "accepted_length": float(found[KEPT].sum()) / places,
             "experts": {_name(one): {"largest_over_mean": one.largest_over_mean, "entropy": one.entropy,
                                      "dropped": one.dropped, "largest_bias": _largest_bias(one, speed),

@@ -25,12 +25,14 @@ SIZES = ("width", "heads", "layers", "positions")
 EXPERTS, SHARED = ".ff.experts.", ".ff.shared."
 
 
-def taken_over(recipe: Recipe, tokenizer: Any) -> Callable[[str, torch.Size], Tensor | None]:
+def taken_over(recipe: Recipe, tokenizer: Any,
+               say: Callable[[str], None] = lambda line: None) -> Callable[[str, torch.Size], Tensor | None]:
     """(name, shape) -> the dense model's weight in its place here; None where it has none."""
     if recipe.model.upcycle is None:
         return lambda name, shape: None
     dense = open_run(KEY, recipe.model.upcycle)
     refuse_what_does_not_fit(recipe, tokenizer, dense)
+    say(f"begins with {dense.checkpoint}" + (f" (the best of that run is {dense.best})" if dense.best else ""))
     return lambda name, shape: weight_from(dense, name, shape, recipe.model.shared_experts)
 
 

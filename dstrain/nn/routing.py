@@ -70,9 +70,9 @@ class Router(nn.Module):
         logits_NE = F.linear(x_NC.to(exact), self.weight.to(exact))
         probs_NE = logits_NE.softmax(dim=-1)
         chosen_NK = (probs_NE.detach() + self.bias_E(exact)).topk(self.top_k, dim=-1).indices
-        gates_NK = probs_NE.gather(1, chosen_NK)
-        if self.top_k > 1:  # one alone, scaled, would always be 1: nothing would tell the router where to send a token
-            gates_NK = gates_NK / gates_NK.sum(dim=-1, keepdim=True)
+        # Of the chosen logits alone, not by a quotient: where a bias sends a token to experts of probability 0 as well.
+        # One alone would always be 1, and nothing would tell the router where to send a token.
+        gates_NK = logits_NE.gather(1, chosen_NK).softmax(dim=-1) if self.top_k > 1 else probs_NE.gather(1, chosen_NK)
         routed = self._added_up(logits_NE, probs_NE, chosen_NK, real) if real.counted else None
         return chosen_NK, gates_NK, routed
 

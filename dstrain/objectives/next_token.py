@@ -42,6 +42,9 @@ class NextToken:
     def weights_at(self, step: int) -> tuple[float, ...]:
         return self.weights
 
+    def rests(self, step: int) -> bool:
+        return False
+
     def counts(self, batch: HasLabels) -> Tensor:
         """Int64 [terms] on the batch's device: how many labels are scored; needs no forward pass."""
         return scored_labels(batch.labels_BT).unsqueeze(0)

@@ -54,6 +54,9 @@ class NextTokens:
                for first, last, begin in zip(self._first, self._last, self._begins, strict=True)]
         return (*(weight / sum(raw) for weight in raw), *self._others)
 
+    def rests(self, step: int) -> bool:
+        return 0.0 in self.weights_at(step)[:self.heads]
+
     def counts(self, batch: HasRows) -> Tensor:
         """Int64 [terms] on the batch's device: of each head its labels, of the others rows and tokens; needs no forward
         pass."""

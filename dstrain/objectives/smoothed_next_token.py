@@ -25,6 +25,9 @@ class SmoothedNextToken:
     def weights_at(self, step: int) -> tuple[float, ...]:
         return self.weights
 
+    def rests(self, step: int) -> bool:
+        return False
+
     def counts(self, batch: HasLabels) -> Tensor:
         """Int64 [terms] on the batch's device: how many labels are scored, for both terms; needs no forward pass."""
         return scored_labels(batch.labels_BT).repeat(len(self.terms))

@@ -34,6 +34,9 @@ class Objective(Protocol):
 
     def weights_at(self, step: int) -> tuple[float, ...]: ...
 
+    def rests(self, step: int) -> bool:
+        """Whether a prediction head has no weight at that step: its parameters rightly get no gradient."""
+
     def counts(self, batch: Batch) -> torch.Tensor: ...
 
 
@@ -152,9 +155,9 @@ class Family:
     """what the doctor holds its data and models to the laws with"""
     model_in_words: Callable[[Recipe, int], list[str]] = lambda recipe, parameters: []
     """(recipe, number of parameters) -> what the first screen says of the model beside its size, in lines"""
-    taken_over: Callable[[Recipe, Any], Callable[[str, torch.Size], torch.Tensor | None]] | None = None
-    """(recipe, tokenizer) -> name and shape -> the weight that a fresh run takes over from a trained model; None where
-    it has none. Each rank calls it. No function: a fresh run begins with its initial weights"""
+    taken_over: Callable[..., Callable[[str, torch.Size], torch.Tensor | None]] | None = None
+    """(recipe, tokenizer, say) -> name and shape -> the weight that a fresh run takes over from a trained model; None
+    where it has none. Each rank calls it. No function: a fresh run begins with its initial weights"""
     further_scores: Callable[..., dict] | None = None
     """(recipe, model, counts, seen, found) -> scores beside the loss, of a validation's sums over all ranks: targets by
     term, and what the objective's `Sums` hold beside nll"""

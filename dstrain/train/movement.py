@@ -27,11 +27,13 @@ class Movement:
                 shown[f"update_per_weight/{part}"] = update / weight
         return shown
 
-    def news(self, step: int, norms: dict[str, Norms], lr: float) -> list[str]:
-        """Lines about parameters that an applied step left exactly as they were, each named once."""
+    def news(self, step: int, norms: dict[str, Norms], lr: float, rests: bool = False) -> list[str]:
+        """Lines about parameters that an applied step left exactly as they were, each named once. `rests`: some have
+        no gradient as the recipe wants it, so those are named another time."""
         if not lr:
             return []
-        still = [name for name, of_name in norms.items() if not of_name.update and name not in self._named]
+        still = [name for name, of_name in norms.items() if not of_name.update and name not in self._named
+                 and not (rests and not of_name.gradient)]
         self._named.update(still)
         reasons = (("no gradient reaches them", [name for name in still if not norms[name].gradient]),
                    ("their updates are too small to change them", [name for name in still if norms[name].gradient]))

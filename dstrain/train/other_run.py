@@ -10,7 +10,7 @@ import torch
 from dstrain.config.errors import UserError
 from dstrain.config.load import load_saved_recipe
 from dstrain.config.schema import Recipe
-from dstrain.runtime.checkpoint.folder import committed
+from dstrain.runtime.checkpoint.folder import committed, pointed
 from dstrain.runtime.checkpoint.loading import load
 from dstrain.runtime.checkpoint.manifest import MANIFEST, verify
 
@@ -22,6 +22,8 @@ class OtherRun(NamedTuple):
     names: frozenset[str]
     weight_of: Callable[[str], torch.Tensor]
     """whole, fp32, by the name of a parameter"""
+    best: str | None
+    """name of the run's best checkpoint by validation loss, where a run was given and another was taken"""
 
 
 def open_run(key: str, place: str) -> OtherRun:
@@ -39,4 +41,9 @@ def open_run(key: str, place: str) -> OtherRun:
         raise UserError(f"{key}: {checkpoint} is damaged: {fault}; give another of its run's checkpoints")
     weights = load(checkpoint).weights
     return OtherRun(checkpoint, load_saved_recipe(checkpoint / "recipe.yaml"), checkpoint / "tokenizer",
-                    frozenset(weights.shapes), weights.tensor)
+                    frozenset(weights.shapes), weights.tensor, _better(given, checkpoint))
+
+
+def _better(given: Path, taken: Path) -> str | None:
+    best = None if given == taken else pointed(given / "checkpoints", "best")
+    return None if best is None or best.name == taken.name else best.name

@@ -115,7 +115,7 @@ def build_engine(recipe: Recipe, family: Family, config: dict, tokenizer: Any, l
     take_over = None
     if loaded is None and family.taken_over is not None:
         with ranks.together("reading the model that this run starts from"):
-            take_over = family.taken_over(recipe, tokenizer)
+            take_over = family.taken_over(recipe, tokenizer, progress.say)
     if loaded is not None:
         with ranks.together("going on from a checkpoint"), torch.device("meta"):
             loaded.check_fits(family.build_trainee(recipe, tokenizer), recipe.optim)

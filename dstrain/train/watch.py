@@ -48,7 +48,8 @@ class Watch:
         if self._measured is not None and result.applied:
             norms = self._measured.read()
             self.run.sinks.write_scalars(self.movement.scalars(norms), batch.number)
-            for line in self.movement.news(batch.number, norms, max(result.lrs.values())):
+            for line in self.movement.news(batch.number, norms, max(result.lrs.values()),
+                                           self.run.objective.rests(batch.number)):
                 self.run.progress.say(line)
 
     def log(self) -> None:

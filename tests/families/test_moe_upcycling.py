@@ -49,7 +49,7 @@ def next_losses(folder, name: str) -> list[float]:
 
 @pytest.mark.ranks
 @pytest.mark.parametrize("stage, overrides", [
-    (0, ()), (3, ("model.shared_experts=1",)), (2, ("model.every=2", "model.top_k=1")),
+    (0, ()), (3, ("model.shared_experts=1",)), (2, ("model.every=2", "model.top_k=3")),
     (1, ("engine.expert_parallel=2", "model.shared_experts=2"))])
 def test_it_begins_as_the_function_that_the_dense_model_is(folder, two, stage, overrides):
     run_on(two, folder, *FROM_DENSE, *HARDLY, f"run.name=at{stage}", *overrides, engine=f"zero{stage}_fp32")
@@ -61,6 +61,7 @@ def test_training_goes_on_from_there_and_needs_the_dense_run_no_more(folder, two
     steps = ("run.steps=20", "valid.every=10", "checkpoint.every=10", "log.every=20")
     said = run_on(two, folder, *FROM_DENSE, "run.name=grown", *steps)
     assert "began as copies of a feed-forward in runs/dense" in said
+    assert "begins with runs/dense/checkpoints/step_" in said
     losses, dense = next_losses(folder, "grown"), next_losses(folder, "dense")[-1]
     assert losses[1] < losses[0] < dense  # as a matter of course after 10 and 20 more steps
     experts = TensorFile(folder / "runs/grown/checkpoints/step_00000020/model.safetensors")

@@ -50,6 +50,16 @@ def test_the_bias_decides_who_is_chosen_and_changes_no_weight():
     assert made(TWO[:1], everything(1, 1))[0].tolist() == [[0]]
 
 
+def test_gates_are_finite_where_the_bias_sends_a_token_to_experts_of_probability_0():
+    made = Router(2, 3, 2, bias_speed=1.0)
+    with torch.no_grad():
+        made.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+    made.nudges.copy_(torch.tensor([-5, 5, 5]))
+    chosen_NK, gates_NK, _ = made(torch.tensor([[200.0, 1.0]]), everything(1, 1))
+    assert sorted(chosen_NK.tolist()[0]) == [1, 2]
+    assert sorted(gates_NK.tolist()[0]) == pytest.approx([1 / (1 + math.e), math.e / (1 + math.e)])
+
+
 def test_balance_and_z_by_hand():
     _, _, routed = router(top_k=1)(TWO, everything(1, 2))
     shares, means = (1 / 2, 1 / 2, 0), ((4 / 7 + 1 / 4) / 2, (2 / 7 + 1 / 2) / 2, (1 / 7 + 1 / 4) / 2)

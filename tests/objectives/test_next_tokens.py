@@ -62,6 +62,18 @@ def test_a_curriculum_brings_heads_in_one_after_the_other_and_weights_move_in_a_
     assert of.weights_at(101)[:3] == of.weights[:3] == of.weights_at(500)[:3] == pytest.approx((1.0, 0.0, 0.0))
 
 
+def test_a_validation_uses_the_last_steps_weights_at_every_step():
+    of = objective(steps=11, final_weights=(1.0, 0.25, 0.75))
+    assert of.weights[:3] == of.weights_at(11)[:3] == pytest.approx((0.5, 0.125, 0.375))
+    assert of.weights_at(1)[:3] == pytest.approx((1 / 1.8, 0.5 / 1.8, 0.3 / 1.8))
+
+
+def test_a_head_rests_before_it_begins_and_where_its_weight_has_gone():
+    of = objective(steps=11, begins=(1, 3, 3), final_weights=(1.0, 0.5, 0.0))
+    assert [step for step in range(1, 12) if of.rests(step)] == [1, 2, 11]
+    assert not objective(balance_weight=0.0).rests(1)
+
+
 def trainee(further: str = "parallel", **settings) -> Trainee:
     model = MoeModel(width=8, heads=2, layers=2, ff=12, experts=4, expert_ff=6, next_tokens=3, further=further)
     return Trainee(fill_initial(MoeLm(model, 10, 6, bias_speed=0.1), seed=1).double(), objective(**settings))

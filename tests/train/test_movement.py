@@ -39,6 +39,14 @@ def test_parameters_that_do_not_move_are_named_once_with_the_reason():
         "step 4: 1 parameter(s) do not move: a.weight; no gradient reaches them"]
 
 
+def test_what_rests_as_the_recipe_wants_it_is_named_when_it_should_move():
+    movement = Movement()
+    norms = {"further.0.norm.weight": Norms(0.0, 1.0, 0.0), "c.weight": Norms(1.0, 1.0, 0.0)}
+    assert ["c.weight" in line for line in movement.news(1, norms, lr=1e-3, rests=True)] == [True]
+    line, = movement.news(2, norms, lr=1e-3)
+    assert "further.0.norm.weight; no gradient reaches them" in line
+
+
 def test_a_line_names_six_parameters_and_counts_the_others():
     line, = Movement().news(1, {f"p{n}": Norms(0.0, 1.0, 0.0) for n in range(100)}, lr=1.0)
     assert "100 parameter(s)" in line and "p5 and 94 more" in line and len(line) < 120
