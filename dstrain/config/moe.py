@@ -60,9 +60,11 @@ class MoeObjective:
     0.3, 0.2"""
     begins: tuple[int, ...] | None = None
     """of each head the step with which its weight comes in, the first at 1, such as [1, 500, 1000, 1500]; up to there
-    the others share its weight. Default: all from the first step"""
+    the others share its weight. A head that rests gets no gradient, and weight decay makes it smaller. Default: all
+    from the first step"""
     final_weights: tuple[float, ...] | None = None
-    """what the weights have become at the run's last step, moving in a line; scaled to sum 1. Default: they stay"""
+    """what the weights have become at the run's last step, moving in a line; scaled to sum 1. Validations are scored by
+    these at every step. Default: they stay"""
     balance: str = bounded("both", choices=("both", "bias", "loss", "none"))
     """what keeps experts equally busy: `bias`, added to the router's scores where experts are chosen, and moved after
     each step towards those that had too few tokens; `loss`, a term for each row; both; or none"""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
 from dstrain.config.model_code import check_code
+from dstrain.config.moe import MoeObjective
 from dstrain.config.rules_lm import check_data
 from dstrain.config.rules_model import check_sizes, divisors
 from dstrain.config.schema import Recipe
@@ -62,6 +63,12 @@ def _check_heads(recipe: Recipe, place_of: PlaceOf) -> None:
         if values is not None and (not values[0] > 0 or min(values) < 0):
             raise UserError(f"{place_of(f'objective.{name}')}: objective.{name} is {shown(list(values))}, but the "
                             f"first, the next token's, must be above 0, and none below; [1, 0.5, 0.3, 0.2] is usual")
+    defaults = MoeObjective()
+    for name, balances in (("bias_speed", ("both", "bias")), ("balance_weight", ("both", "loss"))):
+        value = getattr(objective, name)
+        if objective.balance not in balances and value != getattr(defaults, name):
+            raise UserError(f"{place_of(f'objective.{name}')}: objective.{name} is {value}, but objective.balance is "
+                            f"{objective.balance}, which has none; remove it, or set objective.balance={balances[1]}")
     begins = objective.begins
     if begins is not None and (begins[0] != 1 or list(begins) != sorted(begins)):
         raise UserError(f"{place_of('objective.begins')}: objective.begins is {shown(list(begins))}, but must begin "

@@ -51,7 +51,9 @@ class Progress:
         self._draw()
 
     def scores(self, step: int, scores: dict, is_best: bool) -> None:
-        shown = [f"loss {scores['loss']:.4f}", f"perplexity {scores['perplexity']:.2f}"]
+        # Of several terms the loss is their weighted sum; perplexity and bits are of the next token alone.
+        next_token = f" (next token {scores['terms']['next']:.4f})" if "next" in scores.get("terms", {}) else ""
+        shown = [f"loss {scores['loss']:.4f}{next_token}", f"perplexity {scores['perplexity']:.2f}"]
         shown += [f"{scores['bits_per_byte']:.4f} bits a byte"] if "bits_per_byte" in scores else []
         shown += [f"{name} {scores[key]:.{digits}f}" for key, name, digits in GENERATED if key in scores]
         self.say(f"valid at step {step}: " + ", ".join(shown) + (" (best so far)" if is_best else ""))

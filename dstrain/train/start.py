@@ -46,16 +46,24 @@ def newest_checkpoint(folder: RunFolder, recipe: Recipe, family: Family, config:
         changes, loaded = changes_since(saved, recipe, str(found)), load(found)
         RunState.from_json(loaded.state, found / "state.json")  # what is not one is refused here, by all ranks alike
         now = announce.about(recipe, config, ranks)["shape"]
-        return loaded, recipe, [*shape_change(loaded.shape, now), *changes, *code_changes(recipe, found)]
+        anew = ["validations are scored otherwise from here on: the best so far is forgotten"]
+        return loaded, recipe, [*shape_change(loaded.shape, now), *changes, *code_changes(recipe, found),
+                                *(anew if _scored_otherwise(changes) else [])]
 
 
 def state_of(loaded: Loaded | None, recipe: Recipe, changes: list[str]) -> RunState:
     """Where the run stands, given what is different in the recipe since its checkpoint."""
     state = RunState.begin() if loaded is None else RunState.from_json(loaded.state)
-    if any(change.startswith(("data.valid", "objective")) for change in changes):
+    if _scored_otherwise(changes):
         state.forget_best()
     state.owes_validation &= bool(recipe.data.valid)
     return state
+
+
+def _scored_otherwise(changes: list[str]) -> bool:
+    """When heads begin matters to the training alone: a validation has the weights of the run's last step."""
+    return any(change.startswith(("data.valid", "objective")) and not change.startswith("objective.begins")
+               for change in changes)
 
 
 def why_finished(recipe: Recipe, state: RunState, folder: RunFolder) -> str | None:

@@ -60,6 +60,10 @@ def test_a_recipe_read_back_from_a_checkpoint_is_the_same(tmp_path):
                         "or family lm"),
     (["model.top_k=1", "model.upcycle=runs/dense"], "model.top_k is 1, so an expert's output is weighted by its "
                                                     "probability"),
+    (["objective.balance=none", "objective.bias_speed=0.1"],
+     "objective.bias_speed is 0.1, but objective.balance is none, which has none; remove it"),
+    (["objective.balance=bias", "objective.balance_weight=0.1"],
+     "objective.balance_weight is 0.1, but objective.balance is bias, which has none; remove it"),
     (["model.top_k=9"], "model.top_k is 9, more than the 8 experts there are (model.experts); choose fewer"),
     (["engine.expert_parallel=3"], "engine.expert_parallel is 3, which does not divide model.experts 8; choose one of "
                                    "1, 2, 4, 8"),

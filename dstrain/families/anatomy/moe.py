@@ -30,8 +30,11 @@ BALANCE, ROUTER_Z, BIAS_SPEED = 0.1, 0.01, 0.01
 def _shrunk(recipe: Recipe, folder: Path) -> Recipe:
     model, objective = recipe.model, recipe.objective
     most = {name: min(most, getattr(model, name)) for name, most in MOST.items()}
-    objective = replace(objective, begins=_soon(objective.begins), bias_speed=max(BIAS_SPEED, objective.bias_speed),
-                        balance_weight=objective.balance_weight and max(BALANCE, objective.balance_weight),
+    of = objective.balance
+    speed = max(BIAS_SPEED, objective.bias_speed) if of in ("both", "bias") else objective.bias_speed
+    weight = objective.balance_weight and max(BALANCE, objective.balance_weight)
+    objective = replace(objective, begins=_soon(objective.begins), bias_speed=speed,
+                        balance_weight=weight if of in ("both", "loss") else objective.balance_weight,
                         z_weight=objective.z_weight and max(ROUTER_Z, objective.z_weight))
     # The sizes first: what `lm` makes small has no experts.
     small = LM_ANATOMY.shrink(replace(recipe, model=replace(model, code=None)), folder)
