@@ -199,7 +199,7 @@ def _add_translate(commands) -> None:
 
 
 def _add_export(commands) -> None:
-    command = _add(commands, "export", _export, "write a run's model for other software",
+    command = _add(commands, "export", _export, "write a run's model for other software (family lm only)",
                    "dstrain export runs/quickstart --to hf --out quickstart-hf")
     _add_run(command)
     command.add_argument("--to", required=True, choices=("hf",),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dstrain.infer.continuing import Pace
 
 PLAIN_TOKENS = 32
-"""of each prompt, decoded plainly to compare with"""
+"""of each prompt, decoded again without drafts to compare with"""
 
 
 def generate_command(run: Path, which: str, prompts: list[str] | None, max_new_tokens: int, temperature: float,
@@ -100,5 +100,7 @@ def _gain(trained: Trained, prompts: list[str], options: dict[str, Any], pace: P
     if not plain.tokens:
         return f"{mean})"
     own_s, plain_s = pace.seconds / pace.tokens, plain.seconds / plain.tokens
+    whose = "" if len(prompts) == 1 else " of all prompts together"
     return (f"{mean}; {plain_s / own_s:.2f} times as fast as plain decoding: {1e3 * own_s:.2f} ms a token, against "
-            f"{1e3 * plain_s:.2f} ms over {plain.tokens:,} tokens beside it)")
+            f"{1e3 * plain_s:.2f} ms, measured on the first {plain.tokens:,} tokens{whose}, decoded again without "
+            f"drafts)")

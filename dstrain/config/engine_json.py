@@ -6,6 +6,7 @@ is refused here, before any rank starts.
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -135,9 +136,13 @@ def _check_accumulation(shape: Shape, ds_file: DsFile) -> None:
 def _check_peers(recipe: Recipe, world: int) -> None:
     peers = recipe.engine.expert_parallel
     if world % peers:
+        experts = recipe.model.experts
+        possible = divisors(math.gcd(world, experts))
+        remedy = f"to one of {possible}" if "," in possible else (
+            f"to 1, as with {world} rank(s) and {experts} experts nothing else goes")
         raise UserError(f"{world} rank(s), but engine.expert_parallel is {peers}: so many consecutive ranks share out "
-                        f"the experts; use a multiple of {peers} ranks, or set engine.expert_parallel to one of "
-                        f"{divisors(world)} (1: every rank has all experts)")
+                        f"the experts; use a multiple of {peers} ranks, or set engine.expert_parallel {remedy} "
+                        f"(1: every rank has all experts)")
 
 
 def _stage(ds_file: DsFile) -> int:

@@ -18,6 +18,12 @@ from dstrain.train.picture import Picture
 from dstrain.train.shown import Shown
 
 LOAD_KEY = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+ABOUT_LOAD = ("Rows are layers, columns experts, both by number. A cell is how often the expert was given a token in "
+              "the steps since the log before, over an even share: 1 is even. Red: more, blue: less; twice as much is "
+              "half way to the strongest.")
+ABOUT_BIAS = ("Rows are layers, columns experts, both by number. A cell is the expert's bias in nudges of "
+              "objective.bias_speed ({speed:g}), less the mean of its layer (all drift together, and only differences "
+              "choose), rounded. Red: favoured, as it got too few tokens; blue: held back.")
 
 
 class OfLayer(NamedTuple):
@@ -31,8 +37,9 @@ class OfLayer(NamedTuple):
     """tokens that should have been given to an expert and were not: times top_k, and counted from the rows alone"""
     entropy: float
     """of the router's distribution over experts, mean over tokens, as a share of the largest: 1 is undecided"""
-    nudges: list[int]
-    """each expert's bias in units of objective.bias_speed"""
+    nudges: list[float]
+    """each expert's bias in units of objective.bias_speed, less their mean: all drift together, and only differences
+    choose"""
 
     @property
     def largest_over_mean(self) -> float:
@@ -51,20 +58,20 @@ def routing(recipe: Recipe, model: Any, counts: Tensor, seen_LX: Tensor) -> list
         load = [count * experts / max(1.0, sum(given)) for count in given]
         found.append(OfLayer(number * every - 1, load, due - round(sum(given)),
                              entropy / max(1.0, tokens) / math.log(experts),
-                             routers[number - 1].nudges.tolist() if routers else [0] * experts))
+                             _less_mean(routers[number - 1].nudges.tolist() if routers else [0] * experts)))
     return found
 
 
 def shown(recipe: Recipe, model: Any, counts: Tensor, seen_LX: Tensor) -> Shown:
     """Four numbers and a spread a layer, whatever the number of experts; each of them is in the pictures."""
-    layers, speed = routing(recipe, model, counts, seen_LX), model.expert_layers[0].router.bias_speed
+    layers, speed = routing(recipe, model, counts, seen_LX), _bias_speed(model)
     scalars = {"moe/largest_over_mean": max(one.largest_over_mean for one in layers),
                "moe/dropped": float(sum(one.dropped for one in layers))}
     for one in layers:
         scalars |= {f"{_tag(one)}/largest_over_mean": one.largest_over_mean, f"{_tag(one)}/entropy": one.entropy,
                     f"{_tag(one)}/dropped": float(one.dropped), f"{_tag(one)}/largest_bias": _largest_bias(one, speed)}
     return Shown(scalars, {f"{_tag(one)}/load": one.load for one in layers},
-                 {"moe/load": load_picture(layers), "moe/bias": bias_picture(layers)})
+                 {"moe/load": load_picture(layers), "moe/bias": bias_picture(layers, speed)})
 
 
 def further_scores(recipe: Recipe, model: Any, counts: Tensor, seen_LX: Tensor, found: Tensor) -> dict:
@@ -76,7 +83,7 @@ def further_scores(recipe: Recipe, model: Any, counts: Tensor, seen_LX: Tensor, 
             of_head["acceptance"] = float(found[AGREED, head]) / max(1, labels[head])
         heads[str(head + 1)] = of_head
     places = max(1.0, float(found[KEPT, 0]))
-    layers, speed = routing(recipe, model, counts, seen_LX), model.expert_layers[0].router.bias_speed
+    layers, speed = routing(recipe, model, counts, seen_LX), _bias_speed(model)
     return {"heads": heads, "accepted_length": float(found[KEPT].sum()) / places,
             "experts": {_name(one): {"largest_over_mean": one.largest_over_mean, "entropy": one.entropy,
                                      "dropped": one.dropped, "largest_bias": _largest_bias(one, speed),
@@ -92,13 +99,20 @@ def in_words(recipe: Recipe, scores: dict) -> list[str]:
     for head, of_head in scores["heads"].items():
         acceptance = f"{of_head['acceptance']:.4f}" if "acceptance" in of_head else "-"
         lines.append(f"  t+{head:<4}{terms[int(head) - 1]:<10.4f}{of_head['accuracy']:<10.4f}{acceptance}")
+    lines += ["  accuracy: how often a head's best token is the text's; acceptance: how often it is the one that the",
+              "  first head says there, later: as a draft it would be kept"]
+    if recipe.model.further == "sequential" and recipe.model.next_tokens > 1:
+        lines += ["  sequential heads are told the true tokens before the one that they predict: their figures do not",
+                  "  compare with those of parallel heads, which are told none"]
     lines += [f"  accepted length {scores['accepted_length']:.3f}: tokens that a pass of speculative decoding yields,",
-              "  as far as texts that it generates are like this one", "",
-              "  layer     load: largest  smallest  entropy  dropped  largest bias   (load 1: an even share)"]
+              "  as far as texts that it generates are like this one; worth no more than the accuracy beside it", "",
+              "  layer     load: largest  smallest  entropy  dropped  largest bias"]
     for name, of_layer in scores["experts"].items():
         lines.append(f"  {name:<16}{of_layer['largest_over_mean']:>7.3f}{min(of_layer['load']):>10.3f}"
                      f"{of_layer['entropy']:>9.3f}{of_layer['dropped']:>9}{of_layer['largest_bias']:>14.4f}")
-    lines += ["", "  load of each expert"]
+    lines += ["  load: tokens of an expert over an even share, 1 is even; entropy: of the router's probabilities, as a",
+              "  share of the largest, 1 is undecided; largest bias: off its layer's mean (only differences choose)",
+              "", "  load of each expert"]
     for name, of_layer in scores["experts"].items():
         loads = [f"{load:5.2f}" for load in of_layer["load"]]
         parts = [" ".join(loads[start:start + 16]) for start in range(0, len(loads), 16)]
@@ -107,19 +121,19 @@ def in_words(recipe: Recipe, scores: dict) -> list[str]:
 
 
 def load_picture(layers: list[OfLayer]) -> Picture:
-    """Red: more than an even share, blue: less; twice as much is half way to the strongest."""
     return Picture([[_shade_of_load(load) for load in one.load] for one in layers],
                    [[f"{load:.1f}" if load < 99.5 else f"{load:.0f}" for load in one.load] for one in layers],
                    [str(one.layer) for one in layers], _numbers(layers),
-                   [(_shade_of_load(load), f"{load:g}") for load in LOAD_KEY])
+                   [(_shade_of_load(load), f"{load:g}") for load in LOAD_KEY], ABOUT_LOAD)
 
 
-def bias_picture(layers: list[OfLayer]) -> Picture:
-    """In nudges: a bias is so many times objective.bias_speed."""
+def bias_picture(layers: list[OfLayer], speed: float) -> Picture:
+    """In nudges: a bias is so many times `speed`."""
     most = max(1, *(abs(nudge) for one in layers for nudge in one.nudges))
     return Picture([[nudge / most for nudge in one.nudges] for one in layers],
-                   [[str(nudge) for nudge in one.nudges] for one in layers], [str(one.layer) for one in layers],
-                   _numbers(layers), [(share / 2, f"{round(share * most / 2)}") for share in range(-2, 3)])
+                   [[str(round(nudge)) for nudge in one.nudges] for one in layers], [str(one.layer) for one in layers],
+                   _numbers(layers), [(share / 2, f"{round(share * most / 2)}") for share in range(-2, 3)],
+                   ABOUT_BIAS.format(speed=speed))
 
 
 def term_places(recipe: Recipe) -> dict[str, int]:
@@ -129,6 +143,16 @@ def term_places(recipe: Recipe) -> dict[str, int]:
 
 def _shade_of_load(load: float) -> float:
     return max(-1.0, min(1.0, math.log2(load) / 2)) if load > 0 else -1.0
+
+
+def _bias_speed(model: Any) -> float:
+    """Of an own class without such layers no bias is known."""
+    return next((ff.router.bias_speed for ff in getattr(model, "expert_layers", ())), 0.0)
+
+
+def _less_mean(nudges: list[int]) -> list[float]:
+    mean = sum(nudges) / len(nudges)
+    return [nudge - mean for nudge in nudges]
 
 
 def _largest_bias(one: OfLayer, speed: float) -> float:

@@ -58,8 +58,8 @@ def say_run(run: Run, first: Any) -> None:
         say(f"early end  after {recipe.valid.patience} validation(s) in a row, one every {recipe.valid.every} steps, "
             f"without a smaller loss" + (f"; {state.without_better} so far" if state.without_better else ""))
     if recipe.log.samples and recipe.data.valid and not engine.holds_whole_model:
-        how = "each layer gathered for each token" if engine.stage == 3 else "each token sent to its experts' ranks"
-        say(f"samples    written by all ranks together, {how}; none with log.samples=0")
+        why = "each layer is gathered" if engine.stage == 3 else "experts on other ranks are asked"
+        say(f"samples    written by all ranks together, which is slow: {why} for each token; none with log.samples=0")
     flops = steps_left * stats["scored"] * run.family.flops_a_target(recipe, parameters)
     left = duration(expected_seconds(flops, engine.dtype, run.ranks.device, world))
     say(f"time       roughly {left} for {steps_left:,} steps, guessed from what matrix products run at here, "

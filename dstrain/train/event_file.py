@@ -59,7 +59,8 @@ class EventFile(Appended):
     def add_picture(self, tag: str, picture: Picture, step: int) -> None:
         file, width, height = png(picture)
         image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=file)
-        self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)])))
+        metadata = SummaryMetadata(summary_description=picture.about)
+        self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image, metadata=metadata)])))
 
     def write_out(self) -> None:
         """Hand what was added to the system, in one piece."""

@@ -22,12 +22,12 @@ GLYPHS = {
     "-": ("   ", "   ", "###", "   ", "   "), ".": ("   ", "   ", "   ", "   ", " # "), " ": ("   ",) * 5,
     "?": ("###", "  #", " ##", "   ", " # "),
 }
-SCALE, MARGIN = 2, 4
+SCALE, MARGIN = 4, 8
 """pixels to one of a glyph; around what is written"""
 LINE = 5 * SCALE + 2 * MARGIN
 MOST_NUMBERS = 40
 """columns that have room for numbers; more are narrow, and every eighth of them is labelled"""
-NARROW = 8
+NARROW = 16
 PAPER, INK, MORE, LESS, UNKNOWN = (np.array(colour) for colour in (
     (250, 250, 250), (20, 20, 20), (200, 40, 30), (40, 80, 200), (160, 160, 160)))
 
@@ -43,6 +43,8 @@ class Picture(NamedTuple):
     columns: Sequence[str]
     key: Sequence[tuple[float, str]]
     """shades and what they stand for, shown below"""
+    about: str = ""
+    """what a reader should know, which TensorBoard shows beside it"""
 
 
 def png(picture: Picture) -> tuple[bytes, int, int]:

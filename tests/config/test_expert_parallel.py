@@ -16,8 +16,9 @@ def settings_of(world, *overrides):
 
 
 @pytest.mark.parametrize("world, peers, remedy", [
-    (1, 2, "use a multiple of 2 ranks, or set engine.expert_parallel to one of 1 (1:"),
-    (6, 4, "use a multiple of 4 ranks, or set engine.expert_parallel to one of 1, 2, 3, 6 (1:")])
+    (1, 2, "use a multiple of 2 ranks, or set engine.expert_parallel to 1, as with 1 rank(s) and 8 experts nothing "
+           "else goes (1: every rank has all experts)"),
+    (6, 4, "use a multiple of 4 ranks, or set engine.expert_parallel to one of 1, 2 (1:")])  # 3 divides no 8 experts
 def test_ranks_that_cannot_be_divided_are_refused_before_any_is_busy(world, peers, remedy):
     with pytest.raises(UserError) as caught:
         settings_of(world, f"engine.expert_parallel={peers}")

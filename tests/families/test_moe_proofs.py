@@ -123,4 +123,5 @@ def test_figures_count_what_a_token_meets(parallel, tmp_path):
     size, of_experts = sizes.figures(look)[0], proportions.figures(look)[0]
     assert f"{look.parameters:,} parameters, {look.parameters - 49_152:,} of them active a token" in size.figure
     assert "per active parameter" in size.figure
-    assert "128 channels of them a token, 2 times the width" in of_experts.figure
+    assert proportions.figures(look)[1].figure.startswith("128 channels in further heads, 2 times the width of 64")
+    assert of_experts.figure.startswith("2 of 4, of 64 channels each: 128 a token, 2 times the width of 64")

@@ -15,7 +15,7 @@ from moe_small import board_of, lay_out_moe, numbers, run_on
 from dstrain.__main__ import main
 from dstrain.config.load import recipe_from_dict
 from dstrain.families.moe import MOE
-from dstrain.families.moe_seen import routing
+from dstrain.families.moe_seen import in_words, routing, shown
 from dstrain.models.moe_lm import MoeLm
 from dstrain.nn.heads import IGNORED
 from dstrain.objectives.drafts import found_by_heads
@@ -78,6 +78,24 @@ def test_what_experts_were_not_given_is_counted_from_the_rows_not_from_the_route
         found = routing(recipe, model, torch.tensor([9, 8, 2 * rows_hold]), seen)
         assert [one.dropped for one in found] == [lost, lost]
         assert found[0].entropy == pytest.approx(0.5 / math.log(4)) and found[1].largest_over_mean == 2.0
+
+
+def test_biases_are_shown_off_their_layers_mean_as_only_differences_choose():
+    recipe = SimpleNamespace(model=SimpleNamespace(experts=4, top_k=2, every=1, next_tokens=1))
+    numbers = SimpleNamespace(nudges=torch.tensor([101, 100, 98, 103]), bias_speed=0.01)
+    model, seen = SimpleNamespace(expert_layers=[SimpleNamespace(router=numbers)]), torch.ones(1, 6)
+    counts = torch.tensor([9, 8, 2])
+    seen_now = shown(recipe, model, counts, seen)
+    assert seen_now.pictures["moe/bias"].texts == [["0", "0", "-2", "2"]]  # 0.5, -0.5, -2.5, 2.5: to the even number
+    assert seen_now.scalars["moe/layer_00/largest_bias"] == pytest.approx(0.025)
+    assert "nudges of objective.bias_speed (0.01), less the mean of its layer" in seen_now.pictures["moe/bias"].about
+    assert "over an even share" in seen_now.pictures["moe/load"].about
+
+
+def test_an_own_class_without_such_layers_has_no_bias_to_show():
+    recipe = SimpleNamespace(model=SimpleNamespace(experts=4, top_k=2, every=1, next_tokens=1))
+    seen_now = shown(recipe, SimpleNamespace(), torch.tensor([9, 8, 2]), torch.ones(1, 6))
+    assert seen_now.scalars["moe/layer_00/largest_bias"] == 0.0
 
 
 def test_what_waits_for_the_log_is_added_up_over_its_steps():
@@ -161,6 +179,15 @@ def test_eval_prints_the_same_as_a_table(folder, scores, capsys, monkeypatch):
         assert (entropy, dropped, bias) == pytest.approx((of_layer["entropy"], 0, of_layer["largest_bias"]), abs=2e-3)
         assert list(map(float, rows[layer])) == pytest.approx(of_layer["load"], abs=6e-3)  # the last table's
     assert "{" not in out
+
+
+def test_a_table_says_of_sequential_heads_that_they_are_told_the_true_tokens_before_theirs(scores):
+    for further, told in (("parallel", False), ("sequential", True)):
+        model = SimpleNamespace(experts=4, top_k=2, every=1, next_tokens=3, further=further)
+        said = "\n".join(in_words(SimpleNamespace(model=model), scores["one"][-1]))
+        assert ("told the true tokens before the one that they predict" in said) is told
+        assert "acceptance: how often" in said and "1 is undecided" in said
+        assert all(len(line) <= 120 for line in said.split("\n"))
 
 
 def test_a_number_that_json_lacks_becomes_null_inside_of_lists_too():

@@ -73,7 +73,8 @@ def test_a_full_disk_is_an_error_of_the_call_and_names_the_file(tmp_path):
 def test_a_spread_keeps_each_value_and_a_picture_each_cell(tmp_path):
     file = EventFile(tmp_path, 0)
     file.add_spread("moe/layer_00/load", [0.5, 1.0, 1.0, 1.5], 7)
-    picture = Picture([[-1.0, 0.0, 1.0]] * 2, [["0", "1", "4"]] * 2, ["0", "11"], ["0", "1", "2"], [(0.0, "1")])
+    picture = Picture([[-1.0, 0.0, 1.0]] * 2, [["0", "1", "4"]] * 2, ["0", "11"], ["0", "1", "2"], [(0.0, "1")],
+                      "Rows are layers.")
     file.add_picture("moe/load", picture, 7)
     file.write_out()
     file.close()
@@ -81,6 +82,7 @@ def test_a_spread_keeps_each_value_and_a_picture_each_cell(tmp_path):
     spread, = board.Histograms("moe/layer_00/load")
     assert spread.step == 7 and spread.histogram_value.bucket_limit == [0.5, 1.0, 1.5]
     assert spread.histogram_value.bucket == [1.0, 2.0, 1.0] and spread.histogram_value.sum == 4.0
+    assert board.SummaryMetadata("moe/load").summary_description == "Rows are layers."
     image, = board.Images("moe/load")
     pixels = read_png(image.encoded_image_string)
     assert pixels.shape == (image.height, image.width, 3)
@@ -91,7 +93,7 @@ def test_a_spread_keeps_each_value_and_a_picture_each_cell(tmp_path):
 def test_many_columns_are_narrow_and_what_is_no_number_is_grey(tmp_path):
     picture = Picture([[0.0, float("nan")] * 40], [["1"] * 80], ["0"], [str(n) for n in range(80)], [])
     pixels = read_png(png(picture)[0])
-    assert pixels.shape[1] < 80 * 10 and pixels[LINE + 1, cells_of(picture)[1]].tolist() == UNKNOWN.tolist()
+    assert pixels.shape[1] < 80 * 20 and pixels[LINE + 1, cells_of(picture)[1]].tolist() == UNKNOWN.tolist()
 
 
 def cells_of(picture: Picture) -> list[int]:

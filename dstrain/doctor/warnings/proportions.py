@@ -20,9 +20,9 @@ def figures(look: Look) -> list[Figure]:
     usual, ratio, head = USUAL_FF[block], ff / width, width / heads
     return [
         *_experts(model, width, usual),
-        Figure("feed-forward", f"{ff:,} channels, {ratio:.2g} times the width of {width:,}",
-               f"about {usual:.2g} times is usual with {block}: {round(usual * width):,}"
-               if not 0.7 * usual <= ratio <= 1.5 * usual else ""),
+        *[Figure("feed-forward", f"{ff:,} channels{whose}, {ratio:.2g} times the width of {width:,}",
+                 f"about {usual:.2g} times is usual with {block}: {round(usual * width):,}"
+                 if not 0.7 * usual <= ratio <= 1.5 * usual else "") for whose in _whose(model)],
         Figure("heads", f"{heads} of {head:g} channels",
                f"{HEADS[0]} to {HEADS[1]} channels a head are usual" if not HEADS[0] <= head <= HEADS[1] else "")]
 
@@ -33,6 +33,16 @@ def _experts(model: Any, width: int, usual: float) -> list[Figure]:
     if not (each and top_k):
         return []
     active = each * (top_k + model.shared_experts)
-    return [Figure("experts", f"{active:,} channels of them a token, {active / width:.2g} times the width of {width:,}",
+    shared = f" and {model.shared_experts} shared" if model.shared_experts else ""
+    return [Figure("experts", f"{top_k} of {model.experts}{shared}, of {each:,} channels each: {active:,} a token, "
+                              f"{active / width:.2g} times the width of {width:,}",
                    f"about {usual:.2g} times is usual: {round(usual * width):,}, over all experts of a token"
                    if not 0.7 * usual <= active / width <= 1.5 * usual else "")]
+
+
+def _whose(model: Any) -> list[str]:
+    """In words, of a model with experts: what else has a feed-forward; nothing may."""
+    if not hasattr(model, "every"):
+        return [""]
+    of = ["layers without experts"] * (model.every > 1) + ["further heads"] * (model.next_tokens > 1)
+    return [f" in {' and '.join(of)}"] if of else []

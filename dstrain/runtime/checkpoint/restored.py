@@ -34,7 +34,8 @@ def check_restored(loaded: Loaded, engine: Engine, recipe: Recipe) -> str:
         _nothing_is_missing(loaded, engine, seen_anywhere)
     lrs = ", ".join(f"{lr:.3g}" + (f" ({rule})" if len(engine.lrs()) > 1 else "") for rule, lr in engine.lrs().items())
     return (f"verified: {_short(seen_anywhere['weights'])} weights and {_moments_in_words(seen_anywhere)}"
-            f"{_counters_in_words(seen_anywhere)}, as saved at step {step}; step {step + 1} uses lr {lrs}")
+            f"{_counters_in_words(seen_anywhere, engine)}, as saved at step {step}; "
+            f"step {step + 1} uses lr {lrs}")
 
 
 def _compare_own_fragments(loaded: Loaded, engine: Engine) -> Counter:
@@ -115,8 +116,11 @@ def _moments_in_words(seen: Counter) -> str:
     return "moments (" + ", ".join(f"{key} of {_short(count)}" for key, count in moments.items()) + ")"
 
 
-def _counters_in_words(seen: Counter) -> str:
-    return f", {seen['counters']} counters" if seen["counters"] else ""
+def _counters_in_words(seen: Counter, engine: Engine) -> str:
+    """With the last two parts of their names: where in a layer they are, and what they are called there."""
+    kinds = sorted({".".join(name.split(".")[-2:]) for name, _ in counters(engine.trainee)})
+    counted = f", {seen['counters']:,} whole numbers that the model counts ({', '.join(kinds)})"
+    return counted if kinds else ""
 
 
 def _short(count: int) -> str:
