@@ -100,12 +100,12 @@ def in_words(recipe: Recipe, scores: dict) -> list[str]:
         acceptance = f"{of_head['acceptance']:.4f}" if "acceptance" in of_head else "-"
         lines.append(f"  t+{head:<4}{terms[int(head) - 1]:<10.4f}{of_head['accuracy']:<10.4f}{acceptance}")
     lines += ["  accuracy: how often a head's best token is the text's; acceptance: how often it is the one that the",
-              "  first head says there, later: as a draft it would be kept"]
+              "  first head says there, later: as a draft it would be kept if those before it are"]
     if recipe.model.further == "sequential" and recipe.model.next_tokens > 1:
         lines += ["  sequential heads are told the true tokens before the one that they predict: their figures do not",
                   "  compare with those of parallel heads, which are told none"]
     lines += [f"  accepted length {scores['accepted_length']:.3f}: tokens that a pass of speculative decoding yields,",
-              "  as far as texts that it generates are like this one; worth no more than the accuracy beside it", "",
+              "  as far as texts that it generates are like this one; where heads agree on what is wrong, that counts, too", "",
               "  layer     load: largest  smallest  entropy  dropped  largest bias"]
     for name, of_layer in scores["experts"].items():
         lines.append(f"  {name:<16}{of_layer['largest_over_mean']:>7.3f}{min(of_layer['load']):>10.3f}"
