@@ -59,6 +59,10 @@ class Transformer(nn.Module):
         module_name, kind = name.rsplit(".", 1)
         return kind == "bias" or module_name.endswith("norm")
 
+    def after_step(self, seen: Tensor, applied: bool) -> None:
+        """Called behind each update with what the forward passes of the whole step have seen (`Sums.seen`), over all
+        micro-batches and ranks, where they say any."""
+
     def cache_of(self, rows: int, capacity: int | None, layers: int) -> KvCache:
         """Room for `capacity` tokens a row, by default the model's length, which is also the most."""
         capacity = self.length if capacity is None else capacity
