@@ -105,7 +105,7 @@ def in_words(recipe: Recipe, scores: dict) -> list[str]:
         lines += ["  sequential heads are told the true tokens before the one that they predict: their figures do not",
                   "  compare with those of parallel heads, which are told none"]
     lines += [f"  accepted length {scores['accepted_length']:.3f}: tokens that a pass of speculative decoding yields,",
-              "  as far as texts that it generates are like this one; where heads agree on what is wrong, that counts, too",
+              "  as far as texts that it generates are like this one; heads that agree on what is wrong count, too",
               "",
               "  layer     load: largest  smallest  entropy  dropped  largest bias"]
     for name, of_layer in scores["experts"].items():

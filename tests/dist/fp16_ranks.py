@@ -61,13 +61,12 @@ def _refusals_set_aside() -> Iterator[None]:
     from deepspeed.accelerator import get_accelerator
 
     import rank_jobs
-    from dstrain.doctor import short_run
-    from dstrain.doctor.proofs import resume
+    from dstrain.doctor import fresh_engine, quiet_training
 
     def as_on_a_gpu(recipe: Any, world: int, device: str, ds_config: str | None = None) -> dict:
         return engine_json(recipe, world, "cuda", ds_config)
 
-    accelerator, users = type(get_accelerator()), (short_run, resume, rank_jobs)
+    accelerator, users = type(get_accelerator()), (fresh_engine, quiet_training, rank_jobs)
     refusal, accelerator.is_fp16_supported = accelerator.is_fp16_supported, lambda self: True
     for user in users:
         user.engine_json = as_on_a_gpu
