@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-from rank_jobs import build
+from rank_jobs import build, gradient_at_updates
 
-from dstrain.config.engine_json import engine_json
-from dstrain.config.errors import Trouble, TroubleElsewhere
 from dstrain.config.schema import Recipe
 from dstrain.data.tokenizers.tokenizer import load_tokenizer
 from dstrain.doctor.case import Case
@@ -22,11 +19,7 @@ from dstrain.nn.chance import row_keys
 from dstrain.nn.exchange import Peers
 from dstrain.objectives.loss_law import loss_law
 from dstrain.runtime import engine as engine_module
-from dstrain.runtime.checkpoint.loading import load
-from dstrain.runtime.checkpoint.restored import check_restored
 from dstrain.runtime.dist import Ranks
-from dstrain.runtime.engine import Engine, own_name
-from dstrain.runtime.fragments import gradient_fragments
 from dstrain.train.metrics import Meter
 from dstrain.train.step import train_step
 
@@ -63,14 +56,9 @@ def steps_with_experts(ranks: Ranks, recipe: Recipe, ds_config: str, steps: int,
     has no rows, in `nan_at` its loss is NaN."""
     family, engine, last = family_of(recipe), build(ranks, recipe, ds_config), ranks.rank == ranks.world - 1
     objective = family.build_objective(recipe)
-    meter, seen, gradient = Meter(objective, ranks), Seen([], [], [], [], [], []), {}
+    meter, seen = Meter(objective, ranks), Seen([], [], [], [], [], [])
     routers = [ff.router for ff in engine.model.expert_layers]
-
-    def look(*_) -> None:
-        for name, start, values in gradient_fragments(engine.deepspeed, engine.stage):
-            gradient.setdefault((name, start), (own_name(name), start, values.flatten().clone()))
-
-    engine.optimizer.register_step_pre_hook(look)
+    gradient = gradient_at_updates(engine)
     backward = engine.backward
     with closing(family.train_feed(recipe, load_tokenizer(recipe.tokenizer), ranks.rank, ranks.world, None)) as feed:
         for number, step in zip(range(1, steps + 1), feed):
@@ -150,23 +138,3 @@ TRAPS = {"no sign": lambda peers: {}, "reduced as any other": _without("allreduc
          "partitioned as any other": _without("ds_zero_placement_family", "ds_zero_partition_group_name",
                                               "ds_zero_partition_process_group"),
          "the other's share": lambda peers: {"rank": 1 - peers.rank}, "both the first": lambda peers: {"rank": 0}}
-
-
-def restored_wrongly(ranks: Ranks, recipe: Recipe, ds_config: str, folder: Path, harm: str) -> tuple[str, str]:
-    """(kind of error or "well", what is said) of a checkpoint restored, with a harm on the last rank after that."""
-    family, loaded, config = family_of(recipe), load(folder), engine_json(recipe, ranks.world, "cpu", ds_config)
-    engine = Engine(lambda: family.build_trainee(recipe, load_tokenizer(recipe.tokenizer)),
-                    lambda trainee: loaded.weight_of, recipe, config, ranks)
-    loaded.restore(engine)
-    layer = engine.model.blocks[0].ff
-    if harm and ranks.rank == ranks.world - 1:
-        if harm == "share":  # it takes its experts for the first rank's
-            layer.experts.down.share = (0, 2)
-        else:
-            layer.router.nudges[1] += 1
-    try:
-        return "well", check_restored(loaded, engine, recipe)
-    except (Trouble, TroubleElsewhere) as error:
-        return type(error).__name__, str(error)
-    finally:
-        engine.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rank_jobs import build
+from rank_jobs import build, gradient_at_updates
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from dstrain.config.errors import UserError
@@ -21,8 +21,7 @@ from dstrain.runtime.checkpoint.loading import load
 from dstrain.runtime.checkpoint.saving import write
 from dstrain.runtime.checkpoint.snapshot import take
 from dstrain.runtime.dist import Ranks
-from dstrain.runtime.engine import Engine, own_name
-from dstrain.runtime.fragments import gradient_fragments
+from dstrain.runtime.engine import Engine
 from dstrain.train.step import train_step
 
 Fragments = list[tuple[str, int, torch.Tensor]]
@@ -52,13 +51,7 @@ def watched_steps(ranks: Ranks, recipe: Recipe, ds_config: str, steps: int, nan_
     family, engine = family_of(recipe), build(ranks, recipe, ds_config)
     objective = family.build_objective(recipe)
     seen = Seen([], [], [], [matrix.sizes for matrix in getattr(engine.optimizer, "_matrices", [])])
-    gradient: dict = {}
-
-    def look(*_) -> None:
-        for name, start, values in gradient_fragments(engine.deepspeed, engine.stage):
-            gradient.setdefault((name, start), (own_name(name), start, values.flatten().clone()))
-
-    engine.optimizer.register_step_pre_hook(look)
+    gradient = gradient_at_updates(engine)
     backward = engine.backward
     with closing(family.train_feed(recipe, load_tokenizer(recipe.tokenizer), ranks.rank, ranks.world, None)) as feed:
         for number, step in zip(range(1, steps + 1), feed):

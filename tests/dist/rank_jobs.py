@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing
 
+import torch
+
 from dstrain.config.engine_json import engine_json
 from dstrain.config.schema import Recipe
 from dstrain.data.tokenizers.tokenizer import load_tokenizer
@@ -11,7 +13,8 @@ from dstrain.families import family_of
 from dstrain.nn.chance import row_keys
 from dstrain.objectives.loss_law import loss_law
 from dstrain.runtime.dist import Ranks
-from dstrain.runtime.engine import Engine
+from dstrain.runtime.engine import Engine, own_name
+from dstrain.runtime.fragments import gradient_fragments
 
 
 def short_run_with_counts(ranks: Ranks, recipe: Recipe) -> list[int]:
@@ -28,6 +31,18 @@ def build(ranks: Ranks, recipe: Recipe, ds_config: str, **settings) -> Engine:
                   lambda trainee: lambda name, shape: family.initial_weight(
                       trainee.model, name, shape, recipe.run.seed),
                   recipe, {**engine_json(recipe, ranks.world, "cpu", ds_config), **settings}, ranks)
+
+
+def gradient_at_updates(engine: Engine) -> dict[tuple[str, int], tuple[str, int, torch.Tensor]]:
+    """Filled with this rank's parts of the gradient, under the model's names, as updates begin; to be cleared."""
+    gradient: dict[tuple[str, int], tuple[str, int, torch.Tensor]] = {}
+
+    def look(*_) -> None:
+        for name, start, values in gradient_fragments(engine.deepspeed, engine.stage):
+            gradient.setdefault((name, start), (own_name(name), start, values.flatten().clone()))
+
+    engine.optimizer.register_step_pre_hook(look)
+    return gradient
 
 
 def live_elements_at_stage_3(ranks: Ranks, recipe: Recipe, ds_config: str) -> tuple[int, int, int]:

@@ -69,7 +69,16 @@ def _use_another_lr(engine: Engine, loaded: Loaded) -> None:
     engine.optimizer.param_groups[0]["peak_lr"] *= 1.001
 
 
+def _take_the_first_ranks_experts(engine: Engine, loaded: Loaded) -> None:
+    engine.model.blocks[0].ff.experts.down.share = (0, 2)
+
+
+def _lose_a_nudge(engine: Engine, loaded: Loaded) -> None:
+    engine.model.blocks[0].ff.router.nudges[1] += 1
+
+
 HARMS = {"none": lambda engine, loaded: None, "a moment is skipped": _skip_a_moment,
          "an offset is shifted": _shift_an_offset, "a zero has another sign": _flip_the_sign_of_zero,
          "the module's weights are stale": _leave_the_module_stale, "a master is changed": _change_a_master,
-         "the count is forgotten": _forget_the_count, "another lr is used": _use_another_lr}
+         "the count is forgotten": _forget_the_count, "another lr is used": _use_another_lr,
+         "experts are another rank's": _take_the_first_ranks_experts, "a nudge is lost": _lose_a_nudge}

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from moe_jobs import restored_wrongly, shared_out, steps_before_a_tie, steps_with_experts
+from moe_jobs import shared_out, steps_before_a_tie, steps_with_experts
+from restored_jobs import restored_with_harm
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from watch_jobs import training
@@ -78,14 +79,14 @@ def test_experts_taken_for_another_ranks_and_a_lost_nudge_are_named_on_loading(m
     recipe, folder = resumable(shared_out(moe.recipe, 2)), straight / "run/checkpoints/step_00000004"
 
     def said_of(harm):
-        return moe.ranks(2).run(restored_wrongly, recipe, ds_config, folder, harm)
+        return moe.ranks(2).run(restored_with_harm, recipe, ds_config, folder, harm)
 
-    for kind, said in said_of(""):
+    for kind, said in said_of("none"):
         assert kind == "well"
         assert said.startswith("verified: 47,744 weights and 2 moments of each, 8 whole numbers that the model "
                                "counts (router.nudges), as saved at step 4")
-    for harm, named in (("share", "weights of blocks.0.ff.experts.down: element 0 on rank 1 is"),
-                        ("nudge", "the module's own blocks.0.ff.router.nudges: element 1 on rank 1 is")):
+    for harm, named in (("experts are another rank's", "weights of blocks.0.ff.experts.down: element 0 on rank 1 is"),
+                        ("a nudge is lost", "the module's own blocks.0.ff.router.nudges: element 1 on rank 1 is")):
         assert [named in said for _, said in said_of(harm)] == [True, True], said_of(harm)
 
 
