@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from dstrain.config.limits import bounded
 
+HEAD_WEIGHTS = (1.0, 0.5, 0.3, 0.2)
+"""of prediction heads, unless a recipe says others"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MoeModel:
@@ -74,3 +77,11 @@ class MoeObjective:
     """of the balance term, which is 1 where a row's tokens are spread evenly"""
     z_weight: float = bounded(1.0e-4, low=0.0)
     """of the router's z-term, the square of the log of the sum of exp of its logits: it keeps them small"""
+
+    @property
+    def has_bias(self) -> bool:
+        return self.balance in ("both", "bias")
+
+    @property
+    def has_balance_term(self) -> bool:
+        return self.balance in ("both", "loss")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from dstrain.config.errors import UserError
-from dstrain.config.moe import MoeModel, MoeObjective
+from dstrain.config.moe import HEAD_WEIGHTS, MoeModel, MoeObjective
 from dstrain.config.schema import Data, LmModel, Recipe, Source
 from dstrain.config.shape import positions_a_step
 from dstrain.config.source_files import PACKED
@@ -29,7 +29,6 @@ MOE_PRESETS = {
     "medium": {"width": 768, "heads": 12, "layers": 12, "ff": 2048, "experts": 32, "expert_ff": 1024},
 }
 """top_k 2 experts of half a dense feed-forward's size each: as many active parameters as a dense model of that width"""
-HEAD_WEIGHTS = (1.0, 0.5, 0.3, 0.2)
 MOST_DEFAULT_LANES = 64
 SPLIT_NAMES = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",), "train": ("train",)}
 """of a hub's split: what its files may be called in a folder"""

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
 from dstrain.config.model_code import check_code
-from dstrain.config.moe import MoeObjective
+from dstrain.config.moe import HEAD_WEIGHTS, MoeObjective
 from dstrain.config.rules_lm import check_data
 from dstrain.config.rules_model import check_sizes, divisors
 from dstrain.config.schema import Recipe
 
 SIZES = ("width", "heads", "layers", "ff", "experts", "expert_ff")
-DEFAULT_HEADS = 4
 
 PlaceOf = Callable[[str], str]
 
@@ -50,9 +49,9 @@ def _check_experts(recipe: Recipe, place_of: PlaceOf) -> None:
 
 def _check_heads(recipe: Recipe, place_of: PlaceOf) -> None:
     objective, heads = recipe.objective, recipe.model.next_tokens
-    if objective.weights is None and heads > DEFAULT_HEADS:
-        raise UserError(f"{place_of('model.next_tokens')}: model.next_tokens is {heads}, and only {DEFAULT_HEADS} "
-                        f"heads have weights by default; write objective.weights, {heads} numbers")
+    if objective.weights is None and heads > len(HEAD_WEIGHTS):
+        raise UserError(f"{place_of('model.next_tokens')}: model.next_tokens is {heads}, and only "
+                        f"{len(HEAD_WEIGHTS)} heads have weights by default; write objective.weights, {heads} numbers")
     for name in ("weights", "begins", "final_weights"):
         values = getattr(objective, name)
         if values is not None and len(values) != heads:
@@ -64,11 +63,12 @@ def _check_heads(recipe: Recipe, place_of: PlaceOf) -> None:
             raise UserError(f"{place_of(f'objective.{name}')}: objective.{name} is {shown(list(values))}, but the "
                             f"first, the next token's, must be above 0, and none below; [1, 0.5, 0.3, 0.2] is usual")
     defaults = MoeObjective()
-    for name, balances in (("bias_speed", ("both", "bias")), ("balance_weight", ("both", "loss"))):
+    for name, there, balance in (("bias_speed", objective.has_bias, "bias"),
+                                 ("balance_weight", objective.has_balance_term, "loss")):
         value = getattr(objective, name)
-        if objective.balance not in balances and value != getattr(defaults, name):
+        if not there and value != getattr(defaults, name):
             raise UserError(f"{place_of(f'objective.{name}')}: objective.{name} is {value}, but objective.balance is "
-                            f"{objective.balance}, which has none; remove it, or set objective.balance={balances[1]}")
+                            f"{objective.balance}, which has none; remove it, or set objective.balance={balance}")
     begins = objective.begins
     if begins is not None and (begins[0] != 1 or list(begins) != sorted(begins)):
         raise UserError(f"{place_of('objective.begins')}: objective.begins is {shown(list(begins))}, but must begin "

@@ -62,11 +62,11 @@ def loss_by_rows(model: torch.nn.Module, batches: Iterable[Batch], recipe: Recip
     """The loss law over these batches, each row by itself; with the dropout and the weights of that step, or None for
     no dropout and the last ones. What the model returns for each row is added to `outputs`."""
     anatomy, terms = family_of(recipe).anatomy, defaultdict(list)
+    weights, smoothing = anatomy.loss(recipe, step)
     for row in (anatomy.alone(batch, b) for batch in batches for b in range(len(batch.rows_B))):
         if row.labels_BT.shape[1] and int(row.rows_B) >= 0:
             keys_B = None if step is None else row_keys(recipe.run.seed, step, row.rows_B)
             output = model(**row.inputs(), keys_B=keys_B)
-            weights, smoothing = anatomy.loss(recipe, step)
             heads = zip(weights, anatomy.heads_of(output), anatomy.targets(recipe, row, tokenizer), strict=True)
             of_heads = [_of_head(model, number, *head, smoothing) for number, head in enumerate(heads)]
             for term in (*of_heads, *anatomy.further_terms(recipe, output, row)):

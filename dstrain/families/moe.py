@@ -19,15 +19,14 @@ from dstrain.objectives.trainee import Trainee
 
 
 def _trainee(recipe: Recipe, tokenizer: Any) -> torch.nn.Module:
-    balance = recipe.objective.balance
-    bias_speed = recipe.objective.bias_speed if balance in ("both", "bias") else 0.0
+    bias_speed = recipe.objective.bias_speed if recipe.objective.has_bias else 0.0
     model = model_of(recipe, MoeLm, tokenizer.vocab_size, recipe.batch.length, bias_speed)
     return Trainee(model, _objective(recipe))
 
 
 def _objective(recipe: Recipe) -> NextTokens:
     of = recipe.objective
-    return NextTokens(of.weights, expert_layers(recipe), of.balance_weight if of.balance in ("both", "loss") else 0.0,
+    return NextTokens(of.weights, expert_layers(recipe), of.balance_weight if of.has_balance_term else 0.0,
                       of.z_weight, recipe.run.steps, of.begins, of.final_weights)
 
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dstrain.config.moe import MoeModel
 from dstrain.nn.cache import KvCache
@@ -22,7 +21,7 @@ from dstrain.nn.layers import Block, norm
 from dstrain.nn.masks import can_attend_BTT
 from dstrain.nn.next_heads import ParallelHead, SequentialHead, ahead
 from dstrain.nn.routing import Real, Routed
-from dstrain.nn.transformer import EMBEDDING_STD, Transformer
+from dstrain.nn.transformer import EMBEDDING_STD, Transformer, recomputed
 
 
 class MoeHidden(NamedTuple):
@@ -62,13 +61,13 @@ class MoeLm(Transformer):
                 routed.append(of_layer)
             else:
                 x_BTC = self.run(block, x_BTC, can_attend_B1TT, turns, keys_B, slots_T)
-        heads = [self.norm(x_BTC)]
+        heads = [self.norm(x_BTC)]  # further heads are computed again in the backward pass: one at a time is in memory
         for distance, head in enumerate(self.further, start=1):
             if isinstance(head, ParallelHead):
-                heads.append(_again(head, x_BTC))
+                heads.append(recomputed(head, x_BTC))
             else:
                 token_BTC = ahead(tokens_BTC, segments_BT, distance)
-                x_BTC, hidden_BTC = _again(head, x_BTC, token_BTC, can_attend_B1TT, turns, keys_B, slots_T)
+                x_BTC, hidden_BTC = recomputed(head, x_BTC, token_BTC, can_attend_B1TT, turns, keys_B, slots_T)
                 heads.append(hidden_BTC)
         return MoeHidden(tuple(heads), tuple(routed))
 
@@ -147,10 +146,3 @@ def _head(model: MoeModel) -> nn.Module:
     if model.further == "parallel":
         return ParallelHead(model.width, model.ff)
     return SequentialHead(model.width, model.heads, model.ff, model.dropout)
-
-
-def _again(head: nn.Module, *inputs: Tensor) -> Tensor:
-    """A further head's activations are computed again in the backward pass: one head's at a time are in memory."""
-    if torch.is_grad_enabled():
-        return checkpoint(head, *inputs, use_reentrant=False, preserve_rng_state=False)
-    return head(*inputs)

@@ -40,12 +40,10 @@ class ExpertBlock(Block):
     PARTS = ("attention",)
 
     def __init__(self, width: int, heads: int, dropout: float, ff: RoutedFeedForward) -> None:
-        super().__init__("swiglu", width, heads, 1, dropout)
-        self.ff = ff
+        super().__init__("swiglu", width, heads, ff, dropout)
 
     def forward(self, x_BTC: Tensor, can_attend_B1TS: Tensor, turns: Turns | None, keys_B: Tensor | None,
                 slots_T: Tensor | None, memory: LayerMemory | None, real: Real) -> tuple[Tensor, Routed | None]:
-        mixed_BTC = self.attention(self.attention_norm(x_BTC), can_attend_B1TS, turns, memory)
-        x_BTC = x_BTC + self.attention_dropout(mixed_BTC, keys_B, slots_T)
+        x_BTC = self.attended(x_BTC, can_attend_B1TS, turns, keys_B, slots_T, memory)
         y_BTC, routed = self.ff(self.ff_norm(x_BTC), real)
         return x_BTC + self.ff_dropout(y_BTC, keys_B, slots_T), routed

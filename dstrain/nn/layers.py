@@ -23,20 +23,26 @@ class Block(nn.Module):
 
     PARTS = ("attention", "ff")
 
-    def __init__(self, kind: str, width: int, heads: int, ff: int, dropout: float) -> None:
+    def __init__(self, kind: str, width: int, heads: int, ff: int | nn.Module, dropout: float) -> None:
+        """`ff`: channels inside the feed-forward, or what stands in its place."""
         super().__init__()
         self.attention_norm = norm(kind, width)
         self.attention = SelfAttention(width, heads, bias=kind == "gelu")
         self.attention_dropout = KeyedDropout(dropout)
         self.ff_norm = norm(kind, width)
-        self.ff = feed_forward(kind, width, ff)
+        self.ff = ff if isinstance(ff, nn.Module) else feed_forward(kind, width, ff)
         self.ff_dropout = KeyedDropout(dropout)
 
     def forward(self, x_BTC: Tensor, can_attend_B1TS: Tensor, turns: Turns | None, keys_B: Tensor | None,
                 slots_T: Tensor | None, memory: LayerMemory | None = None) -> Tensor:
-        mixed_BTC = self.attention(self.attention_norm(x_BTC), can_attend_B1TS, turns, memory)
-        x_BTC = x_BTC + self.attention_dropout(mixed_BTC, keys_B, slots_T)
+        x_BTC = self.attended(x_BTC, can_attend_B1TS, turns, keys_B, slots_T, memory)
         return x_BTC + self.ff_dropout(self.ff(self.ff_norm(x_BTC)), keys_B, slots_T)
+
+    def attended(self, x_BTC: Tensor, can_attend_B1TS: Tensor, turns: Turns | None, keys_B: Tensor | None,
+                 slots_T: Tensor | None, memory: LayerMemory | None) -> Tensor:
+        """x + attention(norm(x)), to the row itself."""
+        mixed_BTC = self.attention(self.attention_norm(x_BTC), can_attend_B1TS, turns, memory)
+        return x_BTC + self.attention_dropout(mixed_BTC, keys_B, slots_T)
 
     def matrices(self) -> dict[str, int]:
         """Its weight matrices by name, and how many stand in each, one below the other."""
@@ -58,8 +64,7 @@ class CrossBlock(Block):
     def forward(self, x_BTC: Tensor, can_attend_B1TU: Tensor, turns: Turns | None, source: Tensor | SourceKeys,
                 can_attend_B11S: Tensor, keys_B: Tensor | None, slots_T: Tensor | None,
                 memory: LayerMemory | None = None) -> Tensor:
-        mixed_BTC = self.attention(self.attention_norm(x_BTC), can_attend_B1TU, turns, memory)
-        x_BTC = x_BTC + self.attention_dropout(mixed_BTC, keys_B, slots_T)
+        x_BTC = self.attended(x_BTC, can_attend_B1TU, turns, keys_B, slots_T, memory)
         mixed_BTC = self.cross_attention(self.cross_norm(x_BTC), source, can_attend_B11S)
         x_BTC = x_BTC + self.cross_dropout(mixed_BTC, keys_B, slots_T)
         return x_BTC + self.ff_dropout(self.ff(self.ff_norm(x_BTC)), keys_B, slots_T)

@@ -74,10 +74,7 @@ class Transformer(nn.Module):
 
     def run(self, block: nn.Module, x_BTC: Tensor, *others: Tensor | Turns | None) -> Tensor:
         """The block's output; its activations are kept, or computed again in the backward pass."""
-        if self.settings.checkpoint_activations and torch.is_grad_enabled():
-            # Dropout is keyed, so the recomputation repeats it without any generator's state.
-            return checkpoint(block, x_BTC, *others, use_reentrant=False, preserve_rng_state=False)
-        return block(x_BTC, *others)
+        return recomputed(block, x_BTC, *others) if self.settings.checkpoint_activations else block(x_BTC, *others)
 
     def with_places(self, x_BTC: Tensor, positions_BT: Tensor, learned: nn.Embedding | None) -> Tensor:
         """Embedded tokens with their positions, where these are added: `learned`, or sinusoids."""
@@ -92,6 +89,14 @@ class Transformer(nn.Module):
         if self.settings.positions != "rotary":
             return None
         return rotary_turns(positions_BT, self.settings.width // self.settings.heads, self.output_weight.dtype)
+
+
+def recomputed(module: nn.Module, *inputs: Any) -> Any:
+    """What the module returns; its activations are computed again in the backward pass. Dropout is keyed, so that
+    repeats it without any generator's state."""
+    if torch.is_grad_enabled():
+        return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return module(*inputs)
 
 
 def sinusoidal_positions(positions_BT: Tensor, width: int, dtype: torch.dtype) -> Tensor:

@@ -30,7 +30,19 @@ class HasHidden(Protocol):
     hidden_BTD: Tensor
 
 
-class NextToken:
+class SameWeights:
+    """An objective whose weights are the same in all steps."""
+
+    weights: tuple[float, ...]
+
+    def weights_at(self, step: int) -> tuple[float, ...]:
+        return self.weights
+
+    def rests(self, step: int) -> bool:
+        return False
+
+
+class NextToken(SameWeights):
     terms = ("next",)
 
     def __init__(self, weights: Sequence[float] = (1.0,)) -> None:
@@ -38,12 +50,6 @@ class NextToken:
             raise ValueError(f"objective.weights has {len(weights)} numbers, but there is one term, {self.terms[0]!r}:"
                              " give one weight")
         self.weights = tuple(weights)
-
-    def weights_at(self, step: int) -> tuple[float, ...]:
-        return self.weights
-
-    def rests(self, step: int) -> bool:
-        return False
 
     def counts(self, batch: HasLabels) -> Tensor:
         """Int64 [terms] on the batch's device: how many labels are scored; needs no forward pass."""

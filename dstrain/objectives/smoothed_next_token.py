@@ -11,22 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from dstrain.nn.heads import summed_nll, summed_nll_and_spread
-from dstrain.objectives.next_token import HasHidden, HasLabels, Sums, scored_labels
+from dstrain.objectives.next_token import HasHidden, HasLabels, SameWeights, Sums, scored_labels
 
 
-class SmoothedNextToken:
+class SmoothedNextToken(SameWeights):
     def __init__(self, label_smoothing: float) -> None:
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"objective.label_smoothing {label_smoothing} must be at least 0 and below 1")
         self.smooths = label_smoothing > 0.0
         self.terms = ("next", "smoothing") if self.smooths else ("next",)
         self.weights = (1.0 - label_smoothing, label_smoothing) if self.smooths else (1.0,)
-
-    def weights_at(self, step: int) -> tuple[float, ...]:
-        return self.weights
-
-    def rests(self, step: int) -> bool:
-        return False
 
     def counts(self, batch: HasLabels) -> Tensor:
         """Int64 [terms] on the batch's device: how many labels are scored, for both terms; needs no forward pass."""

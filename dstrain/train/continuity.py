@@ -14,8 +14,7 @@ FIXED = ("family", "model.width", "model.heads", "model.layers", "model.encoder_
          "model.ff", "model.experts", "model.top_k", "model.expert_ff", "model.shared_experts", "model.every",
          "model.next_tokens", "model.further", "model.block", "model.positions", "model.code", "tokenizer",
          "data.languages", "data.train", "data.lanes", "data.block_tokens", "batch.rows", "batch.length",
-         "batch.tokens", "batch.window", "batch.over_long", "objective.bias_speed",
-         "optim.name", "run.seed")
+         "batch.tokens", "batch.window", "batch.over_long", "objective.bias_speed", "optim.name", "run.seed")
 # Names of the same thing, what only a first start reads, or no matter to the numbers.
 IRRELEVANT = ("run.dir", "run.name", "model.preset", "model.upcycle", "run.tokens", "data.prefetch_steps",
               "data.bad_share", "data.workers", "data.prepared", "run.max_minutes", "checkpoint.background")

@@ -8,10 +8,9 @@ from dstrain.doctor.faults.planting import Needs, fault
 
 EXPERTS = Needs("routed experts", lambda recipe: hasattr(recipe.model, "experts"))
 BALANCE_TERM = Needs("balance term", lambda recipe: EXPERTS.there(recipe) and recipe.objective.balance_weight > 0
-                     and recipe.objective.balance in ("both", "loss"))
+                     and recipe.objective.has_balance_term)
 ROUTER_TERM = Needs("router's term", lambda recipe: EXPERTS.there(recipe) and recipe.objective.z_weight > 0)
-MOVING_BIAS = Needs("bias that moves", lambda recipe: EXPERTS.there(recipe)
-                    and recipe.objective.balance in ("both", "bias"))
+MOVING_BIAS = Needs("bias that moves", lambda recipe: EXPERTS.there(recipe) and recipe.objective.has_bias)
 FURTHER_HEADS = Needs("further heads", lambda recipe: getattr(recipe.model, "next_tokens", 1) > 1)
 SEQUENTIAL_HEADS = Needs("sequential heads", lambda recipe: FURTHER_HEADS.there(recipe)
                          and recipe.model.further == "sequential")

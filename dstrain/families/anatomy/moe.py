@@ -30,11 +30,10 @@ BALANCE, ROUTER_Z, BIAS_SPEED = 0.1, 0.01, 0.01
 def _shrunk(recipe: Recipe, folder: Path) -> Recipe:
     model, objective = recipe.model, recipe.objective
     most = {name: min(most, getattr(model, name)) for name, most in MOST.items()}
-    of = objective.balance
-    speed = max(BIAS_SPEED, objective.bias_speed) if of in ("both", "bias") else objective.bias_speed
+    speed = max(BIAS_SPEED, objective.bias_speed) if objective.has_bias else objective.bias_speed
     weight = objective.balance_weight and max(BALANCE, objective.balance_weight)
     objective = replace(objective, begins=_soon(objective.begins), bias_speed=speed,
-                        balance_weight=weight if of in ("both", "loss") else objective.balance_weight,
+                        balance_weight=weight if objective.has_balance_term else objective.balance_weight,
                         z_weight=objective.z_weight and max(ROUTER_Z, objective.z_weight))
     # The sizes first: what `lm` makes small has no experts.
     small = LM_ANATOMY.shrink(replace(recipe, model=replace(model, code=None)), folder)
@@ -100,7 +99,7 @@ def _further_terms(recipe: Recipe, output: Any, batch: Batch) -> tuple[Term, ...
     """Each row of each layer counts once in the balance, each token in the router's term."""
     of, layers = recipe.objective, len(output.routed)
     tokens_B = (batch.segments_BT >= 0).sum(dim=1)
-    balance = of.balance_weight if of.balance in ("both", "loss") else 0.0
+    balance = of.balance_weight if of.has_balance_term else 0.0
     balances, router_zs = (torch.stack([getattr(one, name) for one in output.routed]).sum()
                            for name in ("balance", "router_z"))
     return (Term("balance", balance, balances, layers * int((tokens_B > 0).sum())),
@@ -110,7 +109,7 @@ def _further_terms(recipe: Recipe, output: Any, batch: Batch) -> tuple[Term, ...
 def _counters_after(recipe: Recipe, counters: dict[str, Tensor], outputs: list[Any],
                     slack: float) -> dict[str, tuple[Tensor, Tensor]]:
     """An expert that got more than its share goes one down, one that got less goes one up."""
-    found, moves = {}, recipe.objective.balance in ("both", "bias")
+    found, moves = {}, recipe.objective.has_bias
     for layer, (name, nudges_E) in enumerate(counters.items()):
         given_E = sum(output.routed[layer].seen_X[:len(nudges_E)] for output in outputs).tolist()
         share = sum(given_E) / len(given_E)

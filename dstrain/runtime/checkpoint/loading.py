@@ -68,11 +68,10 @@ class Loaded:
     def check_fits(self, trainee: torch.nn.Module, optim: Optim) -> None:
         """Refuses another model or optimizer; `trainee` may stand on the meta device, so no engine is needed."""
         shapes = {own_name(name): tuple(parameter.shape) for name, parameter in trainee.named_parameters()}
-        for name, shape in shapes.items():
+        counted = {own_name(name): tuple(counter.shape) for name, counter in counters(trainee)}
+        for name, shape in (shapes | counted).items():
             self._refuse_another_shape(name, shape)
-        for name, counter in counters(trainee):
-            self._refuse_another_shape(own_name(name), tuple(counter.shape))
-        extra = self.weights.shapes.keys() - shapes.keys() - {own_name(name) for name, _ in counters(trainee)}
+        extra = self.weights.shapes.keys() - shapes.keys() - counted.keys()
         if extra:
             raise UserError(f"{self.folder}: holds parameters that this model lacks: {', '.join(sorted(extra))}; "
                             "continue with the recipe that made it, or start a new run (run.name=...)")
