@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
+from dstrain.config.arc import ArcModel, PuzzleData, PuzzleSource
 from dstrain.config.errors import UserError
 from dstrain.config.moe import HEAD_WEIGHTS, MoeModel, MoeObjective
 from dstrain.config.schema import Data, LmModel, Recipe, Source
@@ -29,6 +30,27 @@ MOE_PRESETS = {
     "medium": {"width": 768, "heads": 12, "layers": 12, "ff": 2048, "experts": 32, "expert_ff": 1024},
 }
 """top_k 2 experts of half a dense feed-forward's size each: as many active parameters as a dense model of that width"""
+ARC_PRESETS = {
+    "decoder": {
+        "tiny": {"width": 104, "heads": 4, "layers": 4, "ff": 416},
+        "small": {"width": 136, "heads": 4, "layers": 4, "ff": 544},
+        "base": {"width": 168, "heads": 4, "layers": 5, "ff": 672},
+        "large": {"width": 320, "heads": 8, "layers": 6, "ff": 1280},
+    },
+    "encoder-decoder": {
+        "tiny": {"width": 96, "heads": 4, "encoder_layers": 1, "decoder_layers": 3, "ff": 384},
+        "small": {"width": 120, "heads": 4, "encoder_layers": 1, "decoder_layers": 3, "ff": 480},
+        "base": {"width": 168, "heads": 4, "encoder_layers": 1, "decoder_layers": 3, "ff": 672},
+        "large": {"width": 336, "heads": 8, "encoder_layers": 1, "decoder_layers": 3, "ff": 1344},
+    },
+    "champion": {
+        "tiny": {"width": 96, "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "ff": 384},
+        "small": {"width": 128, "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "ff": 512},
+        "base": {"width": 160, "heads": 4, "encoder_layers": 1, "decoder_layers": 3, "ff": 640},
+        "large": {"width": 320, "heads": 8, "encoder_layers": 1, "decoder_layers": 3, "ff": 1280},
+    },
+}
+GRID_TOKENIZER, UNSAID = "grid", Recipe.tokenizer
 MOST_DEFAULT_LANES = 64
 SPLIT_NAMES = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",), "train": ("train",)}
 """of a hub's split: what its files may be called in a folder"""
@@ -42,8 +64,9 @@ def resolve(recipe: Recipe) -> Recipe:
     schedule = recipe.schedule
     if schedule.name == "WarmupStableDecayLR" and schedule.decay_steps is None:
         schedule = replace(schedule, decay_steps=min(-(-run.steps // 5), max(1, run.steps - schedule.warmup_steps)))
+    tokenizer = GRID_TOKENIZER if recipe.family == "arc" and recipe.tokenizer == UNSAID else recipe.tokenizer
     return replace(recipe, model=_sized(recipe.model), data=_placed(recipe), run=run, schedule=schedule,
-                   objective=_weighted(recipe))
+                   objective=_weighted(recipe), tokenizer=tokenizer)
 
 
 def default_lanes(rows: int) -> int:
@@ -58,7 +81,7 @@ def _weighted(recipe: Recipe) -> Any:
     return replace(objective, weights=HEAD_WEIGHTS[:recipe.model.next_tokens])
 
 
-def _placed(recipe: Recipe) -> Data | PairData:
+def _placed(recipe: Recipe) -> Data | PairData | PuzzleData:
     """The data where they lie, and their lanes where rows have them."""
     data = recipe.data
     if isinstance(data, Data) and data.lanes is None:
@@ -71,7 +94,7 @@ def _placed(recipe: Recipe) -> Data | PairData:
                    valid=tuple(in_folder(source, data.folder, *more) for source in data.valid))
 
 
-def _in_folder(source: Source, folder: str) -> Source:
+def _in_folder(source: Source | PuzzleSource, folder: str) -> Source | PuzzleSource:
     """The source as it lies in the folder; `os.path.join` leaves a path alone that is not relative."""
     if source.path is not None:
         return replace(source, path=os.path.join(folder, source.path))
@@ -119,5 +142,6 @@ PRESETS = {LmModel: LM_PRESETS, TranslateModel: TRANSLATE_PRESETS, MoeModel: MOE
 def _sized(model: Any) -> Any:
     if model.preset is None:
         return model
-    sizes = PRESETS[type(model)][model.preset]
+    presets = ARC_PRESETS[model.kind] if isinstance(model, ArcModel) else PRESETS[type(model)]
+    sizes = presets[model.preset]
     return replace(model, **{name: size for name, size in sizes.items() if getattr(model, name) is None})

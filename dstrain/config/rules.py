@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dstrain.config.environment import check_environment
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
+from dstrain.config.rules_arc import check_arc
 from dstrain.config.rules_lm import check_lm
 from dstrain.config.rules_moe import check_moe
 from dstrain.config.rules_translate import check_translate
 from dstrain.config.schema import Optim, Recipe
 
 FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]{0,99}")
-OF_FAMILY = {"lm": check_lm, "translate": check_translate, "moe": check_moe}
+OF_FAMILY = {"lm": check_lm, "translate": check_translate, "moe": check_moe, "arc": check_arc}
 
 PlaceOf = Callable[[str], str]
 

@@ -24,7 +24,7 @@ def check_lm(recipe: Recipe, place_of: PlaceOf) -> None:
         raise UserError(f"{place_of('engine.compile')}: engine.compile is on, but a class of one's own (model.code) is "
                         f"not compiled; remove it")
     check_data(recipe, place_of)
-    _check_objective(recipe, place_of)
+    check_objective(recipe, place_of)
 
 
 def check_data(recipe: Recipe, place_of: PlaceOf) -> None:
@@ -41,8 +41,8 @@ def check_data(recipe: Recipe, place_of: PlaceOf) -> None:
                         f"choose one of {divisors(rows)}, or leave it out")
 
 
-def _check_objective(recipe: Recipe, place_of: PlaceOf) -> None:
+def check_objective(recipe: Recipe, place_of: PlaceOf) -> None:
     weights = recipe.objective.weights
     if len(weights) != TERMS or not weights[0] > 0:
-        raise UserError(f"{place_of('objective.weights')}: objective.weights is {shown(list(weights))}, but family lm "
-                        f"has one loss term, the next token, whose weight must be above 0; write [1.0]")
+        raise UserError(f"{place_of('objective.weights')}: objective.weights is {shown(list(weights))}, but family "
+                        f"{recipe.family} has one loss term, the next token, whose weight must be above 0; write [1.0]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import PurePath
 
+from dstrain.config.counted import check_counted
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
 from dstrain.config.model_code import check_code
@@ -24,7 +25,7 @@ def check_translate(recipe: Recipe, place_of: PlaceOf) -> None:
     check_sizes(recipe.model, SIZES, "tiny, small, base", place_of)
     check_code(recipe.model, place_of)
     _check_data(recipe, place_of)
-    _check_batch(recipe, place_of)
+    check_counted(recipe.batch, f"one pair may have batch.length {recipe.batch.length} tokens a side", place_of)
     if recipe.valid.beam > 1 and not recipe.valid.translate and not recipe.log.samples:
         raise UserError(f"{place_of('valid.beam')}: valid.beam is {recipe.valid.beam}, but nothing is translated in "
                         f"validation (valid.translate is off, log.samples 0); remove it")
@@ -93,14 +94,3 @@ def _kind(source: PairSource, name: str, place_of: PlaceOf) -> str:
         raise UserError(f"{place_of('path')}: {name}.path is {shown(value)}, which is neither .tsv nor .jsonl (each "
                         f"plain, .gz or .zst); name the two files of parallel text as source_path and target_path")
     return kind
-
-
-def _check_batch(recipe: Recipe, place_of: PlaceOf) -> None:
-    batch = recipe.batch
-    for key in ("tokens", "micro_tokens"):
-        if getattr(batch, key) < batch.length:
-            raise UserError(f"{place_of(f'batch.{key}')}: batch.{key} is {getattr(batch, key)}, but one pair may have "
-                            f"batch.length {batch.length} tokens a side; raise it, or set a smaller batch.length")
-    if batch.micro_tokens > batch.tokens:
-        raise UserError(f"{place_of('batch.micro_tokens')}: batch.micro_tokens is {batch.micro_tokens}, more than "
-                        f"batch.tokens {batch.tokens} of a whole step; make it equal or smaller")

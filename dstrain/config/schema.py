@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from dstrain.config.arc import ArcLog, ArcModel, ArcValid, PuzzleBatch, PuzzleData
 from dstrain.config.limits import MOST_ROWS, MOST_STEPS, bounded
 from dstrain.config.moe import MoeModel, MoeObjective
 from dstrain.config.translate import (
@@ -111,7 +112,7 @@ class Batch:
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     weights: tuple[float, ...] = (1.0,)
-    """weight of each loss term; `lm` has one term, the next token"""
+    """weight of each loss term; `lm` and `arc` have one term, the next token"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,17 +219,17 @@ class Log:
 class Recipe:
     """One run, whole. The same recipe gives the same batches and the same losses on any shape."""
 
-    family: str = bounded(choices=("lm", "translate", "moe"))
+    family: str = bounded(choices=("lm", "translate", "moe", "arc"))
     """the model family"""
-    model: LmModel | TranslateModel | MoeModel
+    model: LmModel | TranslateModel | MoeModel | ArcModel
     """the network"""
     tokenizer: str | PairTokenizers = "gpt2"
     """gpt2 | cl100k_base | o200k_base | another tiktoken encoding | bytes | bpe:N, with N ids learned from data.train |
     a folder that holds a saved tokenizer, such as runs/NAME/tokenizer. Of `translate`: one for both languages, or
-    {source: ..., target: ...}"""
-    data: Data | PairData
+    {source: ..., target: ...}. Of `arc`: left out, its 14 ids are the colours and what stands between them"""
+    data: Data | PairData | PuzzleData
     """what is read"""
-    batch: Batch | TokenBatch
+    batch: Batch | TokenBatch | PuzzleBatch
     """how much of it a step takes"""
     objective: Objective | TranslateObjective | MoeObjective = Objective()
     """what is optimized"""
@@ -240,11 +241,11 @@ class Recipe:
     """DeepSpeed's settings"""
     run: Run
     """name, length, seed"""
-    valid: Valid | TranslateValid = Valid()
+    valid: Valid | TranslateValid | ArcValid = Valid()
     """when to validate"""
     checkpoint: Checkpoint = Checkpoint()
     """when to save, what to keep"""
-    log: Log | TranslateLog = Log()
+    log: Log | TranslateLog | ArcLog = Log()
     """what is written down, when"""
     environment: dict[str, str] = field(default_factory=dict)
     """environment variables of every rank, such as NCCL_SOCKET_IFNAME: ib0; what the shell has set already wins"""
@@ -257,5 +258,7 @@ SECTIONS: dict[str, dict[str, type]] = {
                   "objective": TranslateObjective, "valid": TranslateValid, "log": TranslateLog},
     "moe": {"model": MoeModel, "tokenizer": str, "data": Data, "batch": Batch, "objective": MoeObjective,
             "valid": Valid, "log": Log},
+    "arc": {"model": ArcModel, "tokenizer": str, "data": PuzzleData, "batch": PuzzleBatch, "objective": Objective,
+            "valid": ArcValid, "log": ArcLog},
 }
 """what those sections are that differ from family to family"""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Recipe
-from dstrain.config.translate import TokenBatch
+from dstrain.config.counted import CountedInTokens
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def shape_of(recipe: Recipe, world: int) -> Shape:
     """The shape of a resolved recipe on `world` ranks."""
     if world < 1:
         raise ValueError(f"a run has at least 1 rank, not {world}")
-    if isinstance(recipe.batch, TokenBatch):
+    if isinstance(recipe.batch, CountedInTokens):
         return _of_tokens(recipe.batch, world)
     return _of_rows(recipe, world)
 
@@ -42,7 +42,7 @@ def shape_of(recipe: Recipe, world: int) -> Shape:
 def in_micro_batches(recipe: Recipe, size: int | None) -> Recipe:
     """The recipe with micro-batches of that many rows, or tokens; None: with one that holds a whole step."""
     batch = recipe.batch
-    if isinstance(batch, TokenBatch):
+    if isinstance(batch, CountedInTokens):
         return replace(recipe, batch=replace(batch, micro_tokens=size or batch.tokens))
     return replace(recipe, batch=replace(batch, micro_rows=size or batch.rows))
 
@@ -50,7 +50,7 @@ def in_micro_batches(recipe: Recipe, size: int | None) -> Recipe:
 def positions_a_step(recipe: Recipe) -> int:
     """Positions of one optimizer step over all ranks; of a batch counted in tokens, at most."""
     batch = recipe.batch
-    return batch.tokens if isinstance(batch, TokenBatch) else batch.rows * batch.length
+    return batch.tokens if isinstance(batch, CountedInTokens) else batch.rows * batch.length
 
 
 def _of_rows(recipe: Recipe, world: int) -> Shape:
@@ -67,7 +67,7 @@ def _of_rows(recipe: Recipe, world: int) -> Shape:
     return Shape(world, micro_rows=-(-fullest_rows // accumulation), accumulation=accumulation)
 
 
-def _of_tokens(batch: TokenBatch, world: int) -> Shape:
+def _of_tokens(batch: CountedInTokens, world: int) -> Shape:
     """As many passes as full batches need. Their number is the same in every step: a rank whose data fail in one can
     still take part in it, and DeepSpeed is told one number of micro-batches."""
     return Shape(world, micro_rows=None, accumulation=-(-batch.tokens // (world * batch.micro_tokens)),

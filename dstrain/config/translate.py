@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dstrain.config.counted import CountedInTokens
 from dstrain.config.limits import MOST_ROWS, bounded
 
 
@@ -97,7 +98,7 @@ class TranslateModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenBatch:
+class TokenBatch(CountedInTokens):
     tokens: int = bounded(low=1, high=2**40)
     """positions of one optimizer step over all ranks, at most: pairs x the longest of their sources and targets"""
     micro_tokens: int = bounded(low=1, high=2**40)

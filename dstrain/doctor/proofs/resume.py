@@ -10,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from dstrain.config.schema import Recipe, Source
-from dstrain.config.translate import TokenBatch
+from dstrain.config.counted import CountedInTokens
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding, largest, relative
 from dstrain.doctor.proofs.same_curve import BOUND
@@ -32,7 +32,7 @@ KEPT = ("lr", "tokens")
 
 def prove(case: Case) -> Finding:
     few = case.family.anatomy.excerpt(case.recipe, case.new_folder("few"), few=True)
-    if isinstance(few.batch, TokenBatch):
+    if isinstance(few.batch, CountedInTokens):
         few = replace(few, batch=replace(few.batch, window=min(WINDOW, few.batch.window)))
     recipe = resumable(few, (few.data.valid or few.data.train)[:1], LONG, every=3)
     differences, compared, most = [], 0, case.worlds[-1]

@@ -7,7 +7,7 @@ from itertools import product
 
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import in_micro_batches
-from dstrain.config.translate import TokenBatch
+from dstrain.config.counted import CountedInTokens
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding, largest, relative
 from dstrain.doctor.in_fp32 import in_fp32
@@ -46,7 +46,7 @@ def prove(case: Case) -> Finding:
 
 
 def in_what(recipe: Recipe) -> str:
-    return "tokens" if isinstance(recipe.batch, TokenBatch) else "rows"
+    return "tokens" if isinstance(recipe.batch, CountedInTokens) else "rows"
 
 
 def run(case: Case, world: int, micro_size: int, ds_config: str | None = None, compiled: bool = False) -> Trace:

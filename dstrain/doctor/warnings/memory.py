@@ -6,7 +6,7 @@ import torch
 
 from dstrain.config.offload import bytes_of_a_parameter
 from dstrain.config.shape import shape_of
-from dstrain.config.translate import TokenBatch
+from dstrain.config.counted import CountedInTokens
 from dstrain.doctor.warnings.figure import Figure
 from dstrain.doctor.warnings.look import Look
 from dstrain.guard.machine import GIB, Memory
@@ -56,7 +56,7 @@ def activation_bytes(look: Look) -> float | None:
     if look.full_pass is None:
         return None
     shape, batch = shape_of(look.recipe, look.world), look.recipe.batch
-    positions = shape.micro_tokens if isinstance(batch, TokenBatch) else shape.micro_rows * batch.length
+    positions = shape.micro_tokens if isinstance(batch, CountedInTokens) else shape.micro_rows * batch.length
     half = look.config["bf16"]["enabled"] or look.config["fp16"]["enabled"]
     return look.full_pass.saved_bytes * positions / look.full_pass.positions / (2 if half else 1)
 
