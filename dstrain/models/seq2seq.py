@@ -16,7 +16,7 @@ from dstrain.nn.chance import KeyedDropout, name_sites
 from dstrain.nn.cross_attention import SourceMemory
 from dstrain.nn.layers import Block, CrossBlock, norm
 from dstrain.nn.masks import can_attend_earlier_B1TT, can_attend_source_B11S
-from dstrain.nn.transformer import EMBEDDING_STD, Hidden, Transformer
+from dstrain.nn.transformer import EMBEDDING_STD, Hidden, Transformer, residual_std
 
 
 class Seq2Seq(Transformer):
@@ -79,11 +79,8 @@ class Seq2Seq(Transformer):
     def initial_std(self, module_name: str, shape: Sequence[int]) -> float:
         if "embed" in module_name:
             return EMBEDDING_STD
-        std = shape[-1] ** -0.5  # what comes out is as large as what goes in
-        if module_name.endswith(("attention.out", "ff.down")):
-            # So many such outputs add up in a residual stream: this keeps their sum at the size of one.
-            std /= sum(len(block.PARTS) for block in getattr(self, module_name.split(".")[0])) ** 0.5
-        return std
+        side = getattr(self, module_name.split(".")[0])
+        return residual_std(module_name, shape, sum(len(block.PARTS) for block in side))
 
     def hidden_matrices(self) -> dict[str, int]:
         """The matrices inside the blocks, which Muon may update: parameter names, and how many matrices stand in each,

@@ -32,6 +32,12 @@ def row_keys(seed: int, step: int, rows_B: Tensor) -> Tensor:
     return mix(rows_B.long() * _GOLDEN + _mixed_number(seed, step))
 
 
+def part_keys(keys_B: Tensor, parts: int) -> Tensor:
+    """[B * parts] one key for each part of a row, such as the grids beside it; each by its number alone."""
+    numbers_P = torch.arange(1, parts + 1, device=keys_B.device) * _GOLDEN
+    return mix(keys_B[:, None] ^ mix(numbers_P)).flatten()
+
+
 def uniforms(seed: int, numbers_B: Tensor, positions_B: Tensor) -> Tensor:
     """float64 numbers in [0, 1), one per (seed, number, position); never 1 after rounding, whatever the scale."""
     keys_B = mix(numbers_B.long() * _GOLDEN + _mixed_number(seed, _UNIFORM))

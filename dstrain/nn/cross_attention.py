@@ -3,8 +3,8 @@
 Shapes: B rows, N rows that are picked, T positions of the target, S of the source, C channels, H heads, D channels of
 a head.
 
-Key and value are one projection of [2C, C], rows in that order. Positions play no part here: the encoder's output
-knows them already.
+Key and value are one projection of [2C, C], rows in that order. Positions play no part here unless both sides are
+turned by them: the encoder's output knows them already.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dstrain.nn.positions import Turns, turned
 
 
 class SourceKeys(NamedTuple):
@@ -49,16 +51,21 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(width, 2 * width, bias=bias)
         self.out = nn.Linear(width, width, bias=bias)
 
-    def forward(self, x_BTC: Tensor, source: Tensor | SourceKeys, can_attend_B11S: Tensor) -> Tensor:
+    def forward(self, x_BTC: Tensor, source: Tensor | SourceKeys, can_attend_B11S: Tensor, turns: Turns | None = None,
+                source_turns: Turns | None = None) -> Tensor:
         """`source`: the encoder's output [B, S, C], or what `keys` made of it."""
-        k_BSHD, v_BSHD = source if isinstance(source, SourceKeys) else self.keys(source)
+        k_BSHD, v_BSHD = source if isinstance(source, SourceKeys) else self.keys(source, source_turns)
         rows, length, width = x_BTC.shape
+        q_BTHD = self.q(x_BTC).view(rows, length, self.heads, width // self.heads)
+        if turns is not None:
+            q_BTHD = turned(q_BTHD, turns)
         # Rows that share a source stand one after another: to it they are more positions of one row.
-        q_BTHD = self.q(x_BTC).view(len(k_BSHD), rows // len(k_BSHD) * length, self.heads, width // self.heads)
+        q_BTHD = q_BTHD.reshape(len(k_BSHD), rows // len(k_BSHD) * length, self.heads, width // self.heads)
         mixed_BHTD = F.scaled_dot_product_attention(q_BTHD.transpose(1, 2), k_BSHD.transpose(1, 2),
                                                     v_BSHD.transpose(1, 2), attn_mask=can_attend_B11S)
         return self.out(mixed_BHTD.transpose(1, 2).reshape(rows, length, width))
 
-    def keys(self, source_BSC: Tensor) -> SourceKeys:
+    def keys(self, source_BSC: Tensor, turns: Turns | None = None) -> SourceKeys:
         rows, length, width = source_BSC.shape
-        return SourceKeys(*self.kv(source_BSC).view(rows, length, 2, self.heads, width // self.heads).unbind(2))
+        k_BSHD, v_BSHD = self.kv(source_BSC).view(rows, length, 2, self.heads, width // self.heads).unbind(2)
+        return SourceKeys(k_BSHD if turns is None else turned(k_BSHD, turns), v_BSHD)

@@ -63,11 +63,25 @@ class CrossBlock(Block):
 
     def forward(self, x_BTC: Tensor, can_attend_B1TU: Tensor, turns: Turns | None, source: Tensor | SourceKeys,
                 can_attend_B11S: Tensor, keys_B: Tensor | None, slots_T: Tensor | None,
-                memory: LayerMemory | None = None) -> Tensor:
+                memory: LayerMemory | None = None, cross_turns: Turns | None = None,
+                source_turns: Turns | None = None) -> Tensor:
         x_BTC = self.attended(x_BTC, can_attend_B1TU, turns, keys_B, slots_T, memory)
-        mixed_BTC = self.cross_attention(self.cross_norm(x_BTC), source, can_attend_B11S)
+        mixed_BTC = self.cross_attention(self.cross_norm(x_BTC), source, can_attend_B11S, cross_turns, source_turns)
         x_BTC = x_BTC + self.cross_dropout(mixed_BTC, keys_B, slots_T)
         return x_BTC + self.ff_dropout(self.ff(self.ff_norm(x_BTC)), keys_B, slots_T)
+
+
+class PairBlock(CrossBlock):
+    """Of an encoder of pairs: an input, or a lone row, attends itself alone, an output its input, too, at their
+    places."""
+
+    def forward(self, x_BTC: Tensor, can_attend_B11T: Tensor, turns: Turns, keys_B: Tensor | None,
+                slots_T: Tensor, input_BSC: Tensor | None = None, can_attend_B11S: Tensor | None = None,
+                input_turns: Turns | None = None) -> Tensor:
+        if input_BSC is None:
+            return Block.forward(self, x_BTC, can_attend_B11T, turns, keys_B, slots_T)
+        return super().forward(x_BTC, can_attend_B11T, turns, input_BSC, can_attend_B11S, keys_B, slots_T,
+                               cross_turns=turns, source_turns=input_turns)
 
 
 def norm(kind: str, width: int) -> nn.Module:

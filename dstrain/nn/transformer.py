@@ -63,14 +63,14 @@ class Transformer(nn.Module):
         """Called behind each update with what the forward passes of the whole step have seen (`Sums.seen`), over all
         micro-batches and ranks, where they say any."""
 
-    def cache_of(self, rows: int, capacity: int | None, layers: int) -> KvCache:
+    def cache_of(self, rows: int, capacity: int | None, layers: int, kind: type[KvCache] = KvCache) -> KvCache:
         """Room for `capacity` tokens a row, by default the model's length, which is also the most."""
         capacity = self.length if capacity is None else capacity
         if capacity > self.length:
             raise ValueError(f"a cache of {capacity} tokens goes beyond this model's length {self.length}")
         width, heads = self.settings.width, self.settings.heads  # at ZeRO-3 the weight itself has no shape here
-        return KvCache(rows, capacity, layers, heads, width // heads, self.output_weight.dtype,
-                       self.output_weight.device)
+        return kind(rows, capacity, layers, heads, width // heads, self.output_weight.dtype,
+                    self.output_weight.device)
 
     def run(self, block: nn.Module, x_BTC: Tensor, *others: Tensor | Turns | None) -> Tensor:
         """The block's output; its activations are kept, or computed again in the backward pass."""
@@ -97,6 +97,13 @@ def recomputed(module: nn.Module, *inputs: Any) -> Any:
     if torch.is_grad_enabled():
         return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False)
     return module(*inputs)
+
+
+def residual_std(module_name: str, shape: Sequence[int], outputs: int) -> float:
+    """Of a matrix: what comes out is as large as what goes in. Of those whose outputs, so many, add up in a residual
+    stream, less: this keeps their sum at the size of one."""
+    adds = module_name.endswith(("attention.out", "bridge.out", "ff.down"))
+    return shape[-1] ** -0.5 / (outputs ** 0.5 if adds else 1.0)
 
 
 def sinusoidal_positions(positions_BT: Tensor, width: int, dtype: torch.dtype) -> Tensor:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-COLOURS = 10
-MOST_SIDE = 30
+from dstrain.config.grid_ids import COLOURS, MOST_SIDE
+
+__all__ = ["COLOURS", "MOST_SIDE", "Example", "Grid", "Task", "category_by_size"]
 
 Grid = np.ndarray
 """uint8 [height, width], 1 to 30 each: colours 0 to 9"""

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dstrain.data.grids.task import COLOURS, MOST_SIDE, Grid
+from dstrain.config.grid_ids import COLOURS, END, MOST_SIDE, ROW_END, SEPARATOR, START, VOCABULARY
+from dstrain.data.grids.task import Grid
 
-ROW_END, START, END, SEPARATOR = COLOURS, COLOURS + 1, COLOURS + 2, COLOURS + 3
-"""`START` stands before a grid, `END` behind it, `SEPARATOR` between an input and its output"""
-VOCABULARY = COLOURS + 4
+__all__ = ["COLOURS", "END", "LONGEST", "ROW_END", "SEPARATOR", "START", "VOCABULARY", "grid_of", "ids_of"]
+
 LONGEST = MOST_SIDE * (MOST_SIDE + 1) + 1
 
 
