@@ -1,0 +1,46 @@
+"""Made puzzles copy: the grid as it is, twice side by side, twice one below the other, or its object alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dstrain.data.grids.made.chance import Chance
+from dstrain.data.grids.made.rule import Rule, palette, shape, speckled
+from dstrain.data.grids.task import Grid
+
+SIDES = (2, 3, 3, 4, 4, 4, 5, 5, 6)
+"""no more: it is shown twice"""
+
+
+def copy(chance: Chance) -> Rule:
+    colours = palette(chance, 2, 4)
+    ways = (as_it_is, side_by_side, one_below_the_other, object_alone)
+    way = chance.below(len(ways))
+    return Rule(lambda: with_object(chance, shape(chance, SIDES), colours), ways[way], (*ways[:way], *ways[way + 1:]))
+
+
+def as_it_is(grid: Grid) -> Grid:
+    return grid.copy()
+
+
+def side_by_side(grid: Grid) -> Grid:
+    return np.concatenate((grid, grid), axis=1)
+
+
+def one_below_the_other(grid: Grid) -> Grid:
+    return np.concatenate((grid, grid), axis=0)
+
+
+def object_alone(grid: Grid) -> Grid:
+    """The smallest rectangle that holds all coloured cells."""
+    rows, columns = np.flatnonzero(grid.any(axis=1)), np.flatnonzero(grid.any(axis=0))
+    return np.ascontiguousarray(grid[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1])
+
+
+def with_object(chance: Chance, shape: tuple[int, int], colours: list[int]) -> Grid:
+    """A patch of coloured cells somewhere on the background: as large as the grid, or as small as one cell."""
+    height, width = (1 + chance.below(min(side, 4)) for side in shape)
+    top, left = chance.below(shape[0] - height + 1), chance.below(shape[1] - width + 1)
+    grid = np.zeros(shape, np.uint8)
+    grid[top:top + height, left:left + width] = speckled(chance, (height, width), colours, 1)
+    return grid

@@ -1,0 +1,52 @@
+"""What a kind of made puzzle decides for one task, and what the kinds' inputs are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from dstrain.data.grids.made.chance import Chance
+from dstrain.data.grids.task import COLOURS, Grid
+
+BACKGROUND = 0
+SIDES = (1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 5, 5, 5, 5, 5, 5, 6, 6, 6, 6, 6, 6, 7, 7, 7, 8, 8, 9, 10)
+"""from which an input's height and width are drawn"""
+
+
+Answer = Callable[[Grid], Grid]
+
+
+class Rule(NamedTuple):
+    draw: Callable[[], Grid]
+    """an input"""
+    answer: Answer
+    others: tuple[Answer, ...]
+    """the answers by other rules of the same kind: demonstrations must tell that none of them is meant"""
+
+
+@dataclass(frozen=True)
+class Kind:
+    name: str
+    difficulty: int
+    """1 easy to 3 hard: how many things must be found out and put together, for a reader and for a model"""
+    why: str
+    """that it is so difficult"""
+    rule: Callable[[Chance], Rule]
+
+
+def palette(chance: Chance, fewest: int, most: int) -> list[int]:
+    """Some colours, none of them the background."""
+    return chance.some_of(range(1, COLOURS), fewest + chance.below(most - fewest + 1))
+
+
+def speckled(chance: Chance, shape: tuple[int, int], colours: Sequence[int], background: int) -> Grid:
+    """Each cell has one of the colours, or, with the chance of so many more colours, the background's."""
+    table = np.array([*colours, *[BACKGROUND] * background], np.uint8)
+    return table[chance.many_below(len(table), shape[0] * shape[1])].reshape(shape)
+
+
+def shape(chance: Chance, sides: Sequence[int] = SIDES) -> tuple[int, int]:
+    return chance.of(sides), chance.of(sides)
