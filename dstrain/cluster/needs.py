@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dstrain.cluster.prepared_there import prepared_there
+from dstrain.config.arc import PuzzleSource
 from dstrain.config.errors import UserError
+from dstrain.config.presets import GRID_TOKENIZER
 from dstrain.config.schema import Data, Recipe, Source
 from dstrain.config.source_files import files_of
 from dstrain.config.translate import PairSource, PairTokenizers
@@ -91,8 +93,8 @@ class _Network:
         return None if self._reached else "no network is reached from here"
 
 
-def _source(source: Source | PairSource, place: str, network: _Network, libraries: Libraries, places: list,
-            notes: list) -> None:
+def _source(source: Source | PairSource | PuzzleSource, place: str, network: _Network, libraries: Libraries,
+            places: list, notes: list) -> None:
     if source.hub is None:
         folders = dict.fromkeys(path.parent for path in files_of(source, place))
         places.extend(Needed(place, folder) for folder in folders)
@@ -130,7 +132,7 @@ def _tokenizer(name: str, network: _Network, libraries: Libraries, places: list,
             raise UserError(f"tokenizer: {folder} holds no saved tokenizer (no tokenizer.json); correct the path, or "
                             f"name a tokenizer such as gpt2 or bytes")
         places.append(Needed("tokenizer", folder))
-    elif name != "bytes" and not name.startswith("bpe:"):
+    elif name not in ("bytes", GRID_TOKENIZER) and not name.startswith("bpe:"):
         missing = libraries.missing_of_tiktoken(name)
         if not missing:
             places.append(Needed(f"tokenizer {name}", libraries.cache_of_tiktoken(), "copy it to a folder that all "

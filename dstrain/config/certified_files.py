@@ -13,6 +13,7 @@ from pathlib import Path
 from platform import python_version
 from typing import Any
 
+from dstrain.config.arc import PuzzleSource
 from dstrain.config.errors import UserError
 from dstrain.config.model_code import file_and_class, text_of
 from dstrain.config.schema import Data, Recipe, Source
@@ -81,7 +82,7 @@ def _is_folder(name: str) -> bool:
     return "/" in name or os.sep in name or os.path.isdir(name)
 
 
-def _of_source(source: Source | PairSource, place: str) -> list[Path]:
+def _of_source(source: Source | PairSource | PuzzleSource, place: str) -> list[Path]:
     return files_of(source, place) if source.hub is None else _below(Path(source.hub).expanduser())
 
 

@@ -6,18 +6,24 @@ import glob
 import os
 from pathlib import Path
 
+from dstrain.config.arc import PuzzleSource
 from dstrain.config.errors import UserError
 from dstrain.config.schema import Source
 from dstrain.config.source_rules import ENDINGS, PACKED, READABLE
 from dstrain.config.translate import PairSource
 
+CHALLENGES, SOLUTIONS = "_challenges.json", "_solutions.json"
+"""how ARC's files end that hold many tasks, and beside them what their tests expect"""
 
-def files_of(source: Source | PairSource, place: str) -> list[Path]:
+
+def files_of(source: Source | PairSource | PuzzleSource, place: str) -> list[Path]:
     """All files of a source that is not on the hub; none where it is embedded."""
     if source.embedded is not None:
         return []
     if isinstance(source, PairSource):
         return [path for pair in pair_files(source, place) for path in pair]
+    if isinstance(source, PuzzleSource):
+        return [path for paths in puzzle_files(source, place) for path in paths]
     return files_named(source.path, place)
 
 
@@ -45,6 +51,23 @@ def pair_files(source: PairSource, place: str) -> list[tuple[Path, ...]]:
         raise UserError(f"{place}: source_path {source.source_path!r} names {len(sources)} file(s), but target_path "
                         f"{source.target_path!r} names {len(targets)}; parallel text has a target for each source")
     return list(zip(sources, targets))
+
+
+def puzzle_files(source: PuzzleSource, place: str) -> list[tuple[Path, ...]]:
+    """The files of `path`, each alone or, of X_challenges.json, with X_solutions.json that lies beside it."""
+    files = _matching(source.path, f"{place}.path", "*.json")
+    for path in files:
+        if path.suffix.lower() != ".json":
+            raise UserError(f"{place}.path: {path} does not end in .json; rename it or narrow the pattern")
+    solutions_of = {path: path.with_name(path.name[:-len(CHALLENGES)] + SOLUTIONS) for path in files
+                    if path.name.endswith(CHALLENGES)}
+    for path in files:
+        if path.name.endswith(SOLUTIONS) and path not in solutions_of.values():
+            raise UserError(f"{place}.path: {path} holds solutions alone; name the file of their tasks, "
+                            f"{path.name[:-len(SOLUTIONS)]}{CHALLENGES}, and it is found beside that")
+    tasks = [path for path in files if path not in solutions_of.values()]
+    return [(path, beside) if (beside := solutions_of.get(path)) is not None and beside.is_file() else (path,)
+            for path in tasks]
 
 
 def _matching(pattern: str, key: str, example: str) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dstrain.config.arc import PuzzleSource
 from dstrain.config.schema import Recipe, Source
 from dstrain.config.translate import PairSource
 from dstrain.runtime.peak import peak_flops
@@ -79,7 +80,7 @@ def share_tags(recipe: Recipe) -> list[str]:
     return [f"data/share/{number}_{_short(source)}" for number, source in enumerate(sources)] if sources[1:] else []
 
 
-def _short(source: Source | PairSource) -> str:
+def _short(source: Source | PairSource | PuzzleSource) -> str:
     """The part of a source's place that tells it from others, in characters that a tag may have."""
     place = source.path or source.hub or source.embedded or source.source_path
     return re.sub(r"[^\w.-]+", "_", PurePath(place).name).strip("_") or "source"
