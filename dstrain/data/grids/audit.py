@@ -1,9 +1,9 @@
 """No puzzle to validate on may be one to train on: turned, mirrored, recoloured or in another order, it is the same.
 
 One small pair can coincide by chance (a cell that becomes another colour), two different ones of a task hardly: a task
-is found again where, in one symmetry, two of its pairs are pairs of one training task, or all where it has but one. What
-is demonstrated there and what is asked makes no difference. So is a task whose name is the same id of ARC: pairs that a
-program has generated for a task share its rule.
+is found again where, in one symmetry, two of its pairs are pairs of one training task, or all where it has but one.
+What is demonstrated there and what is asked makes no difference. So is a task whose name is the same id of ARC: pairs
+that a program has generated for a task share its rule.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ Seen = dict[bytes, set[tuple[int, int]]]
 
 
 def check_apart(train: Sequence[PuzzleCorpus], valid: Sequence[PuzzleCorpus]) -> None:
-    """A UserError where a puzzle stands on both sides. Of embedded ones to train on there are too many to look at: their
-    parts are apart by how they are made."""
+    """A UserError where a puzzle stands on both sides. Of embedded ones to train on there are too many to look at:
+    their parts are apart by how they are made."""
     to_validate = {(corpus.number, question.task.name): question.task
                    for corpus in valid for question in corpus.to_validate()}
     from_files = [corpus for corpus in train if corpus.file_count]
@@ -46,9 +46,9 @@ def check_apart(train: Sequence[PuzzleCorpus], valid: Sequence[PuzzleCorpus]) ->
     if shared:
         named = ", ".join(_in_words(one) for one in shared[:NAMED_AT_MOST])
         more = f" and {len(shared) - NAMED_AT_MOST:,} more" if len(shared) > NAMED_AT_MOST else ""
-        raise UserError(f"data.valid: {len(shared):,} of {len(to_validate):,} tasks to validate on stand in data.train, "
-                        f"too, or a turned, mirrored or recoloured copy does: {named}{more}; take them out of one "
-                        f"side, or give both the same files with part: train and part: valid")
+        raise UserError(f"data.valid: {len(shared):,} of {len(to_validate):,} task(s) to validate on stand in "
+                        f"data.train, too, or a turned, mirrored or recoloured copy does: {named}{more}; take them "
+                        f"out of one side, or give both the same files with part: train and part: valid")
 
 
 def shared_with_training(valid: Iterable[Task], train: Iterable[Task]) -> list[Shared]:

@@ -6,6 +6,7 @@ from dstrain.config.arc import PuzzleData, PuzzleSource
 from dstrain.config.errors import UserError
 from dstrain.data.grids.corpus import PuzzleCorpus
 from dstrain.data.grids.file_corpus import FilePuzzles
+from dstrain.data.grids.made_corpus import MadePuzzles
 
 
 def open_puzzles(data: PuzzleData, split: str) -> list[PuzzleCorpus]:
@@ -24,6 +25,4 @@ def open_puzzles(data: PuzzleData, split: str) -> list[PuzzleCorpus]:
 def _opened(source: PuzzleSource, number: int, place: str) -> PuzzleCorpus:
     if source.embedded is None:
         return FilePuzzles(source, number, place)
-    from dstrain.data.grids.made_corpus import MadePuzzles
-
     return MadePuzzles(number, place, source.part)
