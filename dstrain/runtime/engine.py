@@ -99,7 +99,7 @@ class Engine:
 
     def optimizer_summary(self) -> str:
         """Which rule updates what, in one line."""
-        return summary(self.model, self._optim, self.shapes())
+        return summary(self.model, self._optim, self.trained_shapes(), self.parameters - self.trained_parameters)
 
     def grad_norm(self) -> Any:
         """Of the last update, before clipping."""
@@ -108,11 +108,11 @@ class Engine:
         return self.deepspeed.get_global_grad_norm()
 
     def fragments(self) -> Iterator[Fragment]:
-        """All weights and moments that this rank holds, under the model's own names."""
+        """All weights that are trained, and moments, that this rank holds, under the model's own names."""
         return (f._replace(name=own_name(f.name)) for f in fragments(self.deepspeed, self.stage))
 
     def own_fragments(self) -> Iterator[Fragment]:
-        """As `fragments`, each element on exactly one rank."""
+        """As `fragments` and all frozen weights, each element on exactly one rank."""
         return (f._replace(name=own_name(f.name))
                 for f in own_fragments(self.deepspeed, self.stage, self.ranks.rank, self.ranks.world))
 
@@ -146,13 +146,17 @@ class Engine:
         """Every parameter's whole shape by the model's own name."""
         return {own_name(name): tuple(whole_shape(p)) for name, p in self.trainee.named_parameters()}
 
+    def trained_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The same of those that are not frozen."""
+        return {name: shape for name, shape in self.shapes().items() if name in self._moments}
+
     def saved_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of all that is saved under a name of the model's: parameters and counters."""
         return self.shapes() | {own_name(name): tuple(counter.shape) for name, counter in counters(self.trainee)}
 
     def moment_shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """Of every kind of moment the parameters that have it, with their whole shapes."""
-        shapes, kinds = self.shapes(), dict.fromkeys(kind for kinds in self._moments.values() for kind in kinds)
+        shapes, kinds = self.trained_shapes(), dict.fromkeys(kind for kinds in self._moments.values() for kind in kinds)
         return {kind: {name: shapes[name] for name in shapes if kind in self._moments[name]} for kind in kinds}
 
     @property
@@ -164,6 +168,11 @@ class Engine:
     def parameters(self) -> int:
         """How many there are, on all ranks together."""
         return sum(math.prod(shape) for shape in self.shapes().values())
+
+    @property
+    def trained_parameters(self) -> int:
+        """How many of them are not frozen."""
+        return sum(math.prod(shape) for shape in self.trained_shapes().values())
 
     @property
     def holds_whole_model(self) -> bool:
@@ -220,10 +229,12 @@ def _parameters_born_partitioned(stage: int, config: dict):
 
 
 def _refuse_what_no_checkpoint_carries(trainee: torch.nn.Module) -> None:
-    """Weights are saved by name from the optimizer's masters: what has none would silently be lost."""
-    lost = [name for name, p in trainee.named_parameters() if not p.requires_grad]
-    lost += list(trainee.state_dict(keep_vars=True).keys()
-                 - dict(trainee.named_parameters(remove_duplicate=False)).keys() - dict(counters(trainee)).keys())
+    """Parameters are saved by name, trained or frozen, and so are counters: anything else would silently be lost."""
+    lost = list(trainee.state_dict(keep_vars=True).keys()
+                - dict(trainee.named_parameters(remove_duplicate=False)).keys() - dict(counters(trainee)).keys())
     if lost:
         raise ValueError(f"these are neither trained nor saved: {', '.join(sorted(lost))}; "
-                         "make buffers non-persistent, or whole numbers, and train every parameter")
+                         "make buffers non-persistent, or whole numbers, or frozen parameters")
+    if not any(parameter.requires_grad for parameter in trainee.parameters()):
+        raise ValueError("every parameter of the model is frozen, so there is nothing to train; leave "
+                         "requires_grad of some of them on")

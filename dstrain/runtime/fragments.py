@@ -42,7 +42,8 @@ class Place(NamedTuple):
 
 
 def fragments(engine, stage: int) -> Iterator[Fragment]:
-    """All that this rank holds (at stage 0 that is everything, on every rank), once `create_moments` was called."""
+    """All that this rank holds of what is trained (at stage 0 everything, on every rank), once `create_moments` was
+    called."""
     for place in places(engine, stage):
         state = _inner(engine).state[place.flat]
         yield Fragment(place.name, place.start, place.of(place.flat.data),
@@ -50,18 +51,32 @@ def fragments(engine, stage: int) -> Iterator[Fragment]:
 
 
 def own_fragments(engine, stage: int, rank: int, world: int) -> Iterator[Fragment]:
-    """As `fragments`, but each element of each parameter on exactly one rank: what a checkpoint needs."""
+    """As `fragments`, but each element of each parameter on exactly one rank: what a checkpoint needs. Frozen
+    parameters are among them."""
     parameters = dict(engine.module.named_parameters())
     for fragment in fragments(engine, stage):
-        if stage > 0:
-            yield fragment
-            continue
-        # Of experts that are shared out, only every so manieth rank has the same ones.
-        size, (_, of) = fragment.weight.numel(), share(parameters[fragment.name])
-        first, end = (size * number // (world // of) for number in (rank // of, rank // of + 1))
-        if end > first:
-            yield Fragment(fragment.name, fragment.start + first, fragment.weight[first:end],
-                           {key: moment[first:end] for key, moment in fragment.moments.items()})
+        yield from [fragment] if stage > 0 else _part_of_rank(fragment, parameters[fragment.name], rank, world)
+    for fragment in frozen_fragments(engine):
+        yield from [fragment] if stage == 3 else _part_of_rank(fragment, parameters[fragment.name], rank, world)
+
+
+def frozen_fragments(engine) -> Iterator[Fragment]:
+    """What this rank's module holds of the parameters that are not trained. No optimizer knows them: they have no fp32
+    copy and no moments, so what is saved of one is what is computed with, in bf16 the rounded value."""
+    for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            start, size = held_range(parameter)
+            if size > 0:
+                yield Fragment(name, start, getattr(parameter, "ds_tensor", parameter).data.view(-1)[:size], {})
+
+
+def _part_of_rank(fragment: Fragment, parameter: torch.nn.Parameter, rank: int, world: int) -> Iterator[Fragment]:
+    """Of what several ranks hold alike. Of experts that are shared out, only every so manieth rank has the same."""
+    size, (_, of) = fragment.weight.numel(), share(parameter)
+    first, end = (size * number // (world // of) for number in (rank // of, rank // of + 1))
+    if end > first:
+        yield Fragment(fragment.name, fragment.start + first, fragment.weight[first:end],
+                       {key: moment[first:end] for key, moment in fragment.moments.items()})
 
 
 def check_layout(engine, stage: int) -> None:
@@ -134,6 +149,8 @@ def places(engine, stage: int) -> Iterator[Place]:
     """Where this rank's parts of the parameters lie in the flat tensors that the optimizer works on."""
     of_stage = {0: _whole, 1: _in_flat_groups, 2: _in_flat_groups, 3: _in_partitions}[stage]
     for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            continue
         place = of_stage(engine, name, parameter)
         if place is not None and place.size > 0:
             yield place._replace(start=_share_start(parameter) + place.start)

@@ -56,7 +56,7 @@ class Measured:
     def read(self) -> dict[str, Norms]:
         """By parameter name, alike on all ranks, which call it together; waits for the device."""
         zero = torch.zeros((), dtype=torch.float64, device=self.engine.ranks.device)
-        names = list(self.engine.shapes())
+        names = list(self.engine.trained_shapes())
         squares = {name: [self._squared_gradient.get(name, zero), zero, zero] for name in names}
         for fragment in self.engine.own_fragments():
             if fragment.name in self._before:
@@ -70,7 +70,9 @@ class Measured:
     def _copy_weights(self) -> None:
         """Before the first update of the step: DeepSpeed calls the optimizer once for each of its groups."""
         if not self._before:
-            self._before = {f.name: (f.start, f.weight.clone()) for f in self.engine.own_fragments()}
+            trained = self.engine.trained_shapes()
+            self._before = {f.name: (f.start, f.weight.clone()) for f in self.engine.own_fragments()
+                            if f.name in trained}
 
     def _look_at_gradient(self) -> None:
         """The last look counts: with offload, the gradients of later groups are there early, and not yet clipped."""

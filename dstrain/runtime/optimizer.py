@@ -64,12 +64,14 @@ def hidden_matrices(model: Any, optim: Optim) -> dict[str, int]:
     return model.hidden_matrices() if optim.name == "muon" else {}
 
 
-def summary(model: Any, optim: Optim, shapes: dict[str, tuple[int, ...]]) -> str:
-    """Which rule updates what, for the first screen of a run: of Muon's parameters the names, with * for numbers."""
+def summary(model: Any, optim: Optim, shapes: dict[str, tuple[int, ...]], frozen: int = 0) -> str:
+    """Which rule updates what, for the first screen of a run: of Muon's parameters the names, with * for numbers.
+    `shapes`: of all that are trained; `frozen`: how many are not."""
     hidden = hidden_matrices(model, optim)
     adamw = f"AdamW, lr {optim.lr:g}, weight decay {optim.weight_decay:g}"
     if not hidden:
-        return adamw
+        trained = sum(map(math.prod, shapes.values()))
+        return adamw + (f", for {trained:,} parameters; the other {frozen:,} stay as they are" if frozen else "")
     inside = sum(math.prod(shapes[name]) for name in hidden)
     others = sum(map(math.prod, shapes.values())) - inside
     names = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) + (f" (as {count})" if count > 1 else "")

@@ -17,6 +17,7 @@ from dstrain.config.offload import offload_in_words
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import shape_of
 from dstrain.runtime.dist import Ranks
+from dstrain.runtime.engine import Engine
 from dstrain.runtime.health import in_a_line
 from dstrain.runtime.rank_report import version_of
 from dstrain.train.progress import duration
@@ -36,7 +37,8 @@ def say_run(run: Run, first: Any) -> None:
 
     say(f"run        {run.folder.path}" + (f", from step {state.step} on" if state.step else ""))
     say(f"model      {run.family.name}, {parameters / 1e6:.{1 if parameters >= 1e6 else 3}f}M parameters "
-        f"({parameters:,})" + "".join(f"\n{'':<11}{line}" for line in run.family.model_in_words(recipe, parameters)))
+        f"({parameters:,}){_trained_in_words(engine)}"
+        + "".join(f"\n{'':<11}{line}" for line in run.family.model_in_words(recipe, parameters)))
     epochs = _epochs(run, targets, stats["bytes"] / max(1, stats["scored"]))
     say(f"data       {'about ' * (shape.rows is None)}{targets:,} targets in {recipe.run.steps:,} steps, "
         f"{targets / parameters:.2g} per parameter; {epochs}")
@@ -64,6 +66,12 @@ def say_run(run: Run, first: Any) -> None:
     left = duration(expected_seconds(flops, engine.dtype, run.ranks.device, world))
     say(f"time       roughly {left} for {steps_left:,} steps, guessed from what matrix products run at here, "
         "without validations; the progress line measures it")
+
+
+def _trained_in_words(engine: Engine) -> str:
+    trained = engine.trained_parameters
+    return "" if trained == engine.parameters else (f", {trained / 1e6:.{1 if trained >= 1e6 else 3}f}M of them "
+                                                    f"trained ({trained:,}), the others stay as they are")
 
 
 def _experts_in_words(recipe: Recipe) -> str:

@@ -6,6 +6,7 @@ import contextlib
 from typing import Any, Callable, ContextManager
 
 from dstrain.config.errors import UserError
+from dstrain.nn.adapters import is_adapter
 from dstrain.runtime.generating import all_ranks_generate
 from dstrain.runtime.norms import Measured
 from dstrain.runtime.pace import Pace
@@ -48,8 +49,9 @@ class Watch:
         if self._measured is not None and result.applied:
             norms = self._measured.read()
             self.run.sinks.write_scalars(self.movement.scalars(norms), batch.number)
-            for line in self.movement.news(batch.number, norms, max(result.lrs.values()),
-                                           self.run.objective.rests(batch.number)):
+            # At the first step an adapter's first matrix has no gradient: its second one is zero.
+            rests = self.run.objective.rests(batch.number) or (batch.number == 1 and any(map(is_adapter, norms)))
+            for line in self.movement.news(batch.number, norms, max(result.lrs.values()), rests):
                 self.run.progress.say(line)
 
     def log(self) -> None:

@@ -76,8 +76,11 @@ class Loaded:
             raise UserError(f"{self.folder}: holds parameters that this model lacks: {', '.join(sorted(extra))}; "
                             "continue with the recipe that made it, or start a new run (run.name=...)")
         hidden = hidden_matrices(trainee.model, optim)
+        frozen = {own_name(name) for name, parameter in trainee.named_parameters() if not parameter.requires_grad}
         needed: dict[str, dict[str, tuple]] = {}
         for name, shape in shapes.items():
+            if name in frozen:
+                continue
             for key in MOMENTS["muon" if name in hidden else "adamw"]:
                 needed.setdefault(key, {})[name] = shape
         held = {key: file.shapes for key, file in self.moments.items()}

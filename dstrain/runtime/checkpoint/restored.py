@@ -33,7 +33,7 @@ def check_restored(loaded: Loaded, engine: Engine, recipe: Recipe) -> str:
     with ranks.together(f"comparing what was loaded with {loaded.folder}"):
         _nothing_is_missing(loaded, engine, seen_anywhere)
     lrs = ", ".join(f"{lr:.3g}" + (f" ({rule})" if len(engine.lrs()) > 1 else "") for rule, lr in engine.lrs().items())
-    return (f"verified: {_short(seen_anywhere['weights'])} weights and {_moments_in_words(seen_anywhere)}"
+    return (f"verified: {_short(seen_anywhere['weights'])} weights and {_moments_in_words(seen_anywhere, engine)}"
             f"{_counters_in_words(seen_anywhere, engine)}, as saved at step {step}; "
             f"step {step + 1} uses lr {lrs}")
 
@@ -109,10 +109,12 @@ def _wrong(loaded: Loaded, what: str) -> Trouble:
                    "stays, please report it")
 
 
-def _moments_in_words(seen: Counter) -> str:
+def _moments_in_words(seen: Counter, engine: Engine) -> str:
     moments = {key: count for key, count in seen.items() if key not in ("weights", "counters")}
-    if all(count == seen["weights"] for count in moments.values()):
-        return f"{len(moments)} moments of each"
+    trained = engine.trained_parameters
+    if all(count == trained for count in moments.values()):
+        of = "each" if seen["weights"] == trained else f"the {_short(trained)} trained"
+        return f"{len(moments)} moments of {of}"
     return "moments (" + ", ".join(f"{key} of {_short(count)}" for key, count in moments.items()) + ")"
 
 
