@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from dstrain.data.grids.corpus import Question
-from dstrain.data.grids.made.tasks import KINDS, made_task
+from dstrain.data.grids.made.tasks import KINDS, TO_TRAIN, made_task
 from dstrain.data.grids.task import Task
 
-TO_TRAIN = 2**20
 TO_VALIDATE = 50 * len(KINDS)
 _WITNESSES = range(0, 1000 * len(KINDS), 997)
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from dstrain.data.grids.made.chance import Chance
-from dstrain.data.grids.made.rule import Rule, palette, shape, speckled
+from dstrain.data.grids.made.counting import WAYS_TO_COUNT
+from dstrain.data.grids.made.rule import Rule, as_it_is, palette, shapes, speckled
 from dstrain.data.grids.task import Grid
 
-SIDES = (2, 3, 3, 4, 4, 4, 5, 5, 6)
-"""no more: it is shown twice"""
+LONGEST = (4, 5, 5, 6, 6)
+"""no more: some grids are shown twice"""
 
 
 def copy(chance: Chance) -> Rule:
-    colours = palette(chance, 2, 4)
+    colours, shape = palette(chance, 2, 4), shapes(chance, LONGEST)
     ways = (as_it_is, side_by_side, one_below_the_other, object_alone)
     way = chance.below(len(ways))
-    return Rule(lambda: with_object(chance, shape(chance, SIDES), colours), ways[way], (*ways[:way], *ways[way + 1:]))
-
-
-def as_it_is(grid: Grid) -> Grid:
-    return grid.copy()
+    others = (*ways[:way], *ways[way + 1:], *WAYS_TO_COUNT)  # a cell that is all of an object might have been counted
+    return Rule(lambda: with_object(chance, shape(), colours), ways[way], others)
 
 
 def side_by_side(grid: Grid) -> Grid:

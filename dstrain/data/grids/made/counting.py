@@ -5,24 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from dstrain.data.grids.made.chance import Chance
-from dstrain.data.grids.made.rule import Rule, palette, shape
+from dstrain.data.grids.made.rule import Rule, palette, shapes
 from dstrain.data.grids.task import COLOURS, Grid
 
-SIDES = (3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 7)
+LONGEST = (4, 5, 5, 6, 6, 7)
 MOST_COUNTED = 6
 
 
 def count(chance: Chance) -> Rule:
     """Bars come from grids of one colour; where a colour wins, it has two cells more than the next, so that no other
     rule is meant than the eye finds at once."""
-    ways = (winner, bar_lying, bar_standing)
-    way = chance.below(len(ways))
+    way, shape = chance.below(len(WAYS_TO_COUNT)), shapes(chance, LONGEST, shortest=3)
 
     def draw() -> Grid:
-        amounts = _amounts(chance) if ways[way] is winner else [1 + chance.below(MOST_COUNTED)]
-        return scattered(chance, shape(chance, SIDES), palette(chance, len(amounts), len(amounts)), amounts)
+        amounts = _amounts(chance) if WAYS_TO_COUNT[way] is winner else [1 + chance.below(MOST_COUNTED)]
+        return scattered(chance, shape(), palette(chance, len(amounts), len(amounts)), amounts)
 
-    return Rule(draw, ways[way], (*ways[:way], *ways[way + 1:]))
+    return Rule(draw, WAYS_TO_COUNT[way], (*WAYS_TO_COUNT[:way], *WAYS_TO_COUNT[way + 1:]))
 
 
 def winner(grid: Grid) -> Grid:
@@ -39,6 +38,9 @@ def bar_lying(grid: Grid) -> Grid:
 def bar_standing(grid: Grid) -> Grid:
     colour, amount = _most(grid)
     return np.full((amount, 1), colour, np.uint8)
+
+
+WAYS_TO_COUNT = (winner, bar_lying, bar_standing)
 
 
 def scattered(chance: Chance, shape: tuple[int, int], colours: list[int], amounts: list[int]) -> Grid:

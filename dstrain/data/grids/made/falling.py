@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from dstrain.data.grids.made.chance import Chance
-from dstrain.data.grids.made.rule import Rule, palette, shape, speckled
+from dstrain.data.grids.made.rule import Rule, as_it_is, palette, shapes, speckled
 from dstrain.data.grids.task import Grid
 
 TO = ("left", "right", "top", "bottom")
@@ -15,9 +15,9 @@ TO = ("left", "right", "top", "bottom")
 
 def gravity(chance: Chance) -> Rule:
     to = TO[chance.below(len(TO))]
-    colours = palette(chance, 1, 3)
-    return Rule(lambda: speckled(chance, shape(chance), colours, 2 * len(colours)), partial(fallen, to=to),
-                tuple(partial(fallen, to=other) for other in TO if other != to))
+    colours, shape = palette(chance, 1, 3), shapes(chance, shortest=3)
+    return Rule(lambda: speckled(chance, shape(), colours, 2 * len(colours)), partial(fallen, to=to),
+                (as_it_is, *(partial(fallen, to=other) for other in TO if other != to)))
 
 
 def fallen(grid: Grid, to: str) -> Grid:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dstrain.data.grids.made.chance import Chance
-from dstrain.data.grids.made.rule import Rule, palette, shape, speckled
+from dstrain.data.grids.made.rule import Rule, palette, shapes, speckled
 from dstrain.data.grids.task import COLOURS
 
 
@@ -22,4 +22,5 @@ def recolour(chance: Chance) -> Rule:
         other = table.copy()
         other[colour] = colour
         others.append(other.__getitem__)
-    return Rule(lambda: speckled(chance, shape(chance), colours, len(colours)), table.__getitem__, tuple(others))
+    shape = shapes(chance)
+    return Rule(lambda: speckled(chance, shape(), colours, len(colours)), table.__getitem__, tuple(others))

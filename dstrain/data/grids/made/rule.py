@@ -12,8 +12,8 @@ from dstrain.data.grids.made.chance import Chance
 from dstrain.data.grids.task import COLOURS, Grid
 
 BACKGROUND = 0
-SIDES = (1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 5, 5, 5, 5, 5, 5, 6, 6, 6, 6, 6, 6, 7, 7, 7, 8, 8, 9, 10)
-"""from which an input's height and width are drawn"""
+LONGEST = (4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 8)
+"""of a task's inputs the longest side that there may be, as it is drawn"""
 
 
 Answer = Callable[[Grid], Grid]
@@ -24,7 +24,7 @@ class Rule(NamedTuple):
     """an input"""
     answer: Answer
     others: tuple[Answer, ...]
-    """the answers by other rules of the same kind: demonstrations must tell that none of them is meant"""
+    """the answers by other rules that one might take it for: demonstrations must tell that none of them is meant"""
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Kind:
     why: str
     """that it is so difficult"""
     rule: Callable[[Chance], Rule]
+
+
+def as_it_is(grid: Grid) -> Grid:
+    return grid.copy()
 
 
 def palette(chance: Chance, fewest: int, most: int) -> list[int]:
@@ -48,5 +52,12 @@ def speckled(chance: Chance, shape: tuple[int, int], colours: Sequence[int], bac
     return table[chance.many_below(len(table), shape[0] * shape[1])].reshape(shape)
 
 
-def shape(chance: Chance, sides: Sequence[int] = SIDES) -> tuple[int, int]:
-    return chance.of(sides), chance.of(sides)
+def shapes(chance: Chance, longest: Sequence[int] = LONGEST, shortest: int = 1) -> Callable[[], tuple[int, int]]:
+    """Draws a task's shapes: different ones of about one size, for a task's largest grid says what all of it costs."""
+    most = chance.of(longest)
+    least = max(shortest, most - 3)
+
+    def shape() -> tuple[int, int]:
+        return least + chance.below(most - least + 1), least + chance.below(most - least + 1)
+
+    return shape

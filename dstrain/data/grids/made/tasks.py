@@ -9,6 +9,7 @@ from dstrain.data.grids.made.copying import copy
 from dstrain.data.grids.made.counting import count
 from dstrain.data.grids.made.falling import gravity
 from dstrain.data.grids.made.filling import fill
+from dstrain.data.grids.made.parts import is_to_validate
 from dstrain.data.grids.made.recolouring import recolour
 from dstrain.data.grids.made.rule import Answer, Kind, Rule
 from dstrain.data.grids.made.turning import flip, rotate
@@ -24,6 +25,8 @@ KINDS = (
     Kind("copy", 1, "cells stay as they are, and the answer's size tells the way", copy),
     Kind("count", 3, "the answer has a size that no cell shows", count),
 )
+TO_TRAIN = 2**20
+"""numbers below are to train on, those from there on to validate on"""
 FEWEST_SHOWN = 3
 TELLING = 2
 """demonstrations that tell a rule from each other one of its kind: so one of them may be left out"""
@@ -36,18 +39,18 @@ def made_task(number: int) -> Task:
     rule = kind.rule(chance)
     shown = FEWEST_SHOWN + chance.below(2)
     while True:
-        inputs = _different(rule, shown + 1)
+        inputs = _different(rule, shown + 1, number >= TO_TRAIN)
         examples = tuple(Example(grid, rule.answer(grid)) for grid in inputs)
         if all(_told_from(other, examples[:shown]) for other in rule.others):
             return Task(f"embedded/{kind.name}/{number}", kind.name, examples[:shown], examples[shown:])
 
 
-def _different(rule: Rule, count: int) -> list[Grid]:
-    """Inputs, none of them empty and no two alike."""
+def _different(rule: Rule, count: int, to_validate: bool) -> list[Grid]:
+    """Inputs of that part, none of them empty and no two alike."""
     found: dict[tuple[tuple[int, ...], bytes], Grid] = {}
     while len(found) < count:
         grid = rule.draw()
-        if grid.any():
+        if grid.any() and is_to_validate(grid) == to_validate:
             found[grid.shape, grid.tobytes()] = grid
     return list(found.values())
 

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from dstrain.data.grids.made.chance import Chance
-from dstrain.data.grids.made.rule import Answer, Rule, palette, shape, speckled
+from dstrain.data.grids.made.rule import Answer, Rule, as_it_is, palette, shapes, speckled
 from dstrain.data.grids.task import Grid
 
 DOWN, ACROSS = 0, 1
@@ -16,15 +16,12 @@ QUARTERS = (1, 2, 3)
 
 def flip(chance: Chance) -> Rule:
     """Rows in reverse, or columns."""
-    axis = chance.of((DOWN, ACROSS))
-    return _any_grid(chance, partial(flipped, axis=axis), [partial(flipped, axis=1 - axis)])
+    return _rule(chance, _FLIPS[chance.below(len(_FLIPS))])
 
 
 def rotate(chance: Chance) -> Rule:
     """By 90, 180 or 270 degrees, against the clock."""
-    quarters = chance.of(QUARTERS)
-    return _any_grid(chance, partial(rotated, quarters=quarters),
-                     [partial(rotated, quarters=other) for other in QUARTERS if other != quarters])
+    return _rule(chance, _ROTATIONS[chance.below(len(_ROTATIONS))])
 
 
 def flipped(grid: Grid, axis: int) -> Grid:
@@ -36,6 +33,12 @@ def rotated(grid: Grid, quarters: int) -> Grid:
     return np.ascontiguousarray(turned)
 
 
-def _any_grid(chance: Chance, answer: Answer, others: list[Answer]) -> Rule:
-    colours = palette(chance, 2, 4)
-    return Rule(lambda: speckled(chance, shape(chance), colours, len(colours)), answer, tuple(others))
+_FLIPS = tuple(partial(flipped, axis=axis) for axis in (DOWN, ACROSS))
+_ROTATIONS = tuple(partial(rotated, quarters=quarters) for quarters in QUARTERS)
+
+
+def _rule(chance: Chance, answer: Answer) -> Rule:
+    """The two kinds are told from each other, too."""
+    colours, shape = palette(chance, 2, 4), shapes(chance, shortest=2)
+    others = tuple(other for other in (*_FLIPS, *_ROTATIONS, as_it_is) if other is not answer)
+    return Rule(lambda: speckled(chance, shape(), colours, len(colours)), answer, others)
