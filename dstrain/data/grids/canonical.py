@@ -40,3 +40,8 @@ def pair_form(example: Example, symmetry: int = 0) -> bytes:
     for name, colour in enumerate(colour for place, colour in first if place >= 0):
         names[colour] = name
     return bytes(side for grid in grids for side in grid.shape) + cells.translate(bytes(names).ljust(256, b"\0"))
+
+
+def cells_in(form: bytes) -> int:
+    """Of a pair's two grids."""
+    return len(form) - 4
