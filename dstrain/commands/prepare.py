@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from dstrain.config.arc import PuzzleData
 from dstrain.config.errors import UserError
 from dstrain.config.load import load_recipe
 from dstrain.config.translate import PairData
@@ -25,6 +26,9 @@ def prepare_command(name: str, overrides: list[str], out: str | None) -> int:
         raise UserError(f"{name}: pairs of sentences have no shards, they are read as they are: for nodes without a "
                         f"network copy the files to a folder that all see and set data.folder, or fetch a hub dataset "
                         f"with `hf download NAME --repo-type dataset`")
+    if isinstance(recipe.data, PuzzleData):
+        raise UserError(f"{name}: puzzles have no shards, they are read as they are: for nodes without a network copy "
+                        f"the files to a folder that all see and set data.folder")
     folder = Path(out or recipe.data.prepared or Path("prepared", recipe.run.name))
     looking = Looking()
     try:

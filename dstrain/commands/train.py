@@ -8,12 +8,14 @@ import sys
 from dataclasses import replace
 from typing import Callable, Iterator
 
+from dstrain.config.arc import PuzzleData
 from dstrain.config.engine_json import engine_json
 from dstrain.config.environment import take_environment
 from dstrain.config.errors import LostRank, SaidElsewhere, UserError
 from dstrain.config.load import load_recipe
 from dstrain.config.os_errors import in_words
 from dstrain.config.schema import Data, Recipe
+from dstrain.data.grids.sources import open_puzzles
 from dstrain.data.preparing.prepared import as_prepared, sources_of
 from dstrain.data.reading.pair_sources import open_corpus
 from dstrain.guard import blackbox
@@ -109,13 +111,15 @@ def _check_what_needs_no_torch(recipe: Recipe, ds_config: str | None) -> None:
     """The commonest mistakes, before torch and DeepSpeed take their seconds to load."""
     engine_json(recipe, int(os.environ.get("WORLD_SIZE", 1)), "cuda", ds_config)  # fp16 on a CPU is refused later
     for split, sources in (("train", recipe.data.train), ("valid", recipe.data.valid)):
+        if isinstance(recipe.data, PuzzleData):
+            open_puzzles(recipe.data, split)
+            continue
         if isinstance(recipe.data, Data) and recipe.data.prepared is not None:
             sources_of(as_prepared(recipe), split)
             continue
         for number, source in enumerate(sources):
             if source.hub is None:  # the hub is asked once, by one rank, when it is known what a checkpoint has pinned
-                languages = None if isinstance(recipe.data, Data) else recipe.data.languages
-                open_corpus(source, number, split, languages)
+                open_corpus(source, number, split, getattr(recipe.data, "languages", None))
 
 
 def _may_start_over(folder: RunFolder, yes: bool) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import numpy as np
 
 # What a hash is for, as its first number: two uses with equal numbers behind it are independent all the same.
-LANES, FILES, BLOCKS, MIXING, WINDOWS, NUMBERS, PUZZLES, VIEWS, MADE_PUZZLES = 1, 2, 3, 4, 5, 6, 7, 8, 9
+LANES, FILES, BLOCKS, MIXING, WINDOWS, NUMBERS, PUZZLES, VIEWS, MADE_PUZZLES, ADAPTING = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 
 _MASK = (1 << 64) - 1
 

@@ -45,7 +45,8 @@ def subject_of(recipe: Recipe, family: Family, tokenizer: Any, batch: Batch) -> 
     weights, smoothing = anatomy.loss(recipe)
     lengths_B, source_lengths_B = anatomy.lengths(batch)
     return Subject(
-        module=trainee.train(), roles=Roles(**anatomy.roles), lengths_B=lengths_B, source_lengths_B=source_lengths_B,
+        module=trainee.train(), roles=Roles(**anatomy.roles(recipe)), lengths_B=lengths_B,
+        source_lengths_B=source_lengths_B,
         batch={**batch.inputs(), "labels_BT": batch.labels_BT, "keys_B": row_keys(recipe.run.seed, 1, batch.rows_B)},
         targets=anatomy.targets(recipe, batch, tokenizer), weights=weights, smoothing=smoothing,
         vocab_size=len(tokenizer.token_bytes()), run=run,

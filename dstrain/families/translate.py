@@ -10,7 +10,7 @@ import torch
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import Shape
 from dstrain.data.collate import FILLER_ROW
-from dstrain.data.pairs.feed import PairFeed, merge_pair_places, pairs_bytes, valid_pairs, valid_texts
+from dstrain.data.pairs.feed import PairFeed, merge_window_places, pairs_bytes, valid_pairs, valid_texts
 from dstrain.data.pairs.pair_batch import PairBatch, filler_pairs
 from dstrain.data.reading.hub import pinned
 from dstrain.data.tokenizers.pair_tokenizer import PairTokenizer, pair_tokenizer
@@ -96,7 +96,7 @@ TRANSLATE = Family(
     name="translate", command="translate",
     pinned=pinned, open_tokenizer=pair_tokenizer, build_trainee=_trainee, build_objective=_objective,
     initial_weight=lambda model, name, shape, seed: model.initial(name, shape, seed),
-    train_feed=PairFeed, merge_places=merge_pair_places, valid_batches=valid_pairs, filler_batch=_filler,
+    train_feed=PairFeed, merge_places=merge_window_places, valid_batches=valid_pairs, filler_batch=_filler,
     text_bytes=pairs_bytes, flops_a_target=_flops,
     row_texts=_row_texts, data_in_words=_data_in_words, step_in_words=_step_in_words,
     sample=_samples, generated_scores=_generated_scores,

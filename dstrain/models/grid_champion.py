@@ -1,4 +1,4 @@
-"""The champion of grid puzzles: an encoder-decoder that reads demonstrations beside the query, at places in two dimensions.
+"""The champion of grid puzzles: an encoder-decoder that reads demonstrations beside the query, in two dimensions.
 
     grids      every grid, of demonstrations and query alike, goes through the same encoder: its cells attend each other
     pairs      a demonstration's output attends its input, too: so it knows what became of what

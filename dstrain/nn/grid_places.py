@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dstrain.config.grid_ids import MOST_SIDE, ROW_END
 from dstrain.nn.cache import KvCache
+from dstrain.nn.grid_ids import MOST_SIDE, ROW_END
 from dstrain.nn.positions import Turns
 
 GRID_BASE = 100.0

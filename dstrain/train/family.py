@@ -10,6 +10,7 @@ import torch
 
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import Shape
+from dstrain.train.picture import Drawn
 from dstrain.train.shown import Shown
 
 
@@ -70,8 +71,8 @@ class Anatomy:
     intruded: Callable[[Recipe, Any], Batch]
     """(recipe, tokenizer) -> a micro-batch of real tokens with padding, rows of different lengths, and where rows hold
     documents, several in each"""
-    roles: dict[str, Any]
-    """which of a micro-batch's inputs is what: the fields of dstrain.doctor.subject.Roles, by name"""
+    roles: Callable[[Recipe], dict[str, Any]]
+    """recipe -> which of a micro-batch's inputs is what: the fields of dstrain.doctor.subject.Roles, by name"""
     lengths: Callable[[Batch], tuple[torch.Tensor, torch.Tensor | None]]
     """micro-batch -> (tokens of each row, tokens of each row's source where it has one)"""
     loss: Callable[..., tuple[tuple[float, ...], float]]
@@ -162,6 +163,8 @@ class Family:
     """(recipe, model, counts, seen, found) -> scores beside the loss, of a validation's sums over all ranks: targets by
     term, and what the objective's `Sums` hold beside nll"""
     scores_in_words: Callable[[Recipe, dict], list[str]] = lambda recipe, scores: []
-    """(recipe, scores) -> `further_scores` as lines for a reader"""
+    """(recipe, scores) -> those that are tables, `further_scores` or generated ones, as lines for a reader"""
+    pictures: Callable[..., dict[str, Drawn]] | None = None
+    """(model, tokenizer, recipe) -> pictures that show what it can do by now, by their tags"""
     shown: Callable[..., Shown] | None = None
     """(recipe, model, counts, seen) -> what TensorBoard shows of some steps' `Sums.seen`, over all ranks"""

@@ -10,7 +10,7 @@ from dstrain.config.schema import Recipe, Run
 from dstrain.config.translate import PairData, PairSource, PairTokenizers, TokenBatch, TranslateModel
 from dstrain.data.collate import FILLER_ROW
 from dstrain.data.hashing import wrap_int64
-from dstrain.data.pairs.feed import PairFeed, merge_pair_places
+from dstrain.data.pairs.feed import PairFeed, merge_window_places
 from dstrain.data.tokenizers.pair_tokenizer import PairTokenizer
 
 BOTH_BYTES = PairTokenizer(BYTES, BYTES)
@@ -50,7 +50,7 @@ def global_steps(recipe: Recipe, count: int, world: int, place: dict | None = No
     ranks = [steps_of(recipe, count, rank, world, place) for rank in range(world)]
     return [{"rows": rows_in([batch for step in steps for batch in step.micro_batches]),
              "hash": wrap_int64(sum(step.rows_hash for step in steps)),
-             "place": merge_pair_places([step.place for step in steps])} for steps in zip(*ranks)]
+             "place": merge_window_places([step.place for step in steps])} for steps in zip(*ranks)]
 
 
 def rows_in(batches) -> dict[int, tuple]:

@@ -15,7 +15,7 @@ from dstrain.config.errors import UserError
 from dstrain.config.shape import shape_of
 from dstrain.config.translate import PairSource
 from dstrain.data.pairs import blocks
-from dstrain.data.pairs.feed import PairFeed, filler_pairs, merge_pair_places
+from dstrain.data.pairs.feed import PairFeed, filler_pairs, merge_window_places
 from dstrain.data.reading.pair_sources import pair_corpora
 
 
@@ -279,9 +279,9 @@ def test_a_place_of_another_order_is_refused(recipe, tmp_path):
 
 def test_places_that_do_not_belong_together_are_not_merged(recipe):
     first, second = (step.place for step in steps_of(recipe, 2))
-    assert merge_pair_places([first, dict(first)]) == first
+    assert merge_window_places([first, dict(first)]) == first
     with pytest.raises(ValueError, match="differ in step: 1 and 2"):
-        merge_pair_places([first, second])
+        merge_window_places([first, second])
 
 
 def test_a_filler_scores_nothing_and_stands_where_a_rank_has_no_row(tmp_path):

@@ -139,6 +139,6 @@ def _mean_of_means() -> None:
 
 def _window_begun_anew() -> None:
     """A run that goes on takes its window from the beginning."""
-    from dstrain.data.pairs.feed import PairPlace
-    inner = PairPlace.of
-    _set(PairPlace, "of", staticmethod(lambda place, *more: replace(inner(place, *more), batch=0)))
+    from dstrain.data.pairs.feed import WindowPlace
+    inner = WindowPlace.of
+    _set(WindowPlace, "of", staticmethod(lambda place, *more: replace(inner(place, *more), batch=0)))

@@ -69,6 +69,10 @@ class GridBatch:
         """Padding included."""
         return sum(tensor.numel() for tensor in (self.ids_BT, self.source_BS, self.context_BX) if tensor is not None)
 
+    def scored(self) -> int:
+        """Targets."""
+        return int((self.labels_BT != UNSCORED).sum())
+
     def filled(self) -> int:
         """Those that hold a token."""
         return sum(int(lengths.sum()) for lengths in (self.lengths_B, self.source_lengths_B, self.context_lengths_BG)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dstrain.config.grid_ids import COLOURS, MOST_SIDE
+from dstrain.nn.grid_ids import COLOURS, MOST_SIDE
 
 __all__ = ["COLOURS", "MOST_SIDE", "Example", "Grid", "Task", "category_by_size"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dstrain.config.grid_ids import COLOURS, END, MOST_SIDE, ROW_END, SEPARATOR, START, VOCABULARY
 from dstrain.data.grids.task import Grid
+from dstrain.nn.grid_ids import COLOURS, END, MOST_SIDE, ROW_END, SEPARATOR, START, VOCABULARY
 
 __all__ = ["COLOURS", "END", "LONGEST", "ROW_END", "SEPARATOR", "START", "VOCABULARY", "grid_of", "ids_of"]
 

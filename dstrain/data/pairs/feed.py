@@ -17,18 +17,18 @@ from dstrain.data.hashing import wrap_int64
 from dstrain.data.pairs.blocks import Block, BlockStart, blocks_from
 from dstrain.data.pairs.pair import pair_parser
 from dstrain.data.pairs.pair_batch import PairBatch, collate_pairs, filler_pairs, hash_of_pairs
-from dstrain.data.pairs.pair_place import PairPlace, check_pair_place, merge_pair_places
 from dstrain.data.pairs.pair_validation import valid_pairs, valid_texts
-from dstrain.data.pairs.stream import Mix, PairStream
+from dstrain.data.pairs.stream import STATE, Mix, PairStream
 from dstrain.data.pairs.windows import Window, next_window, rows_of_rank
 from dstrain.data.reading.malformed import MalformedLines, Warn, to_stderr, unsaid
 from dstrain.data.reading.pair_sources import PairCorpus, pair_corpora, pairs_bytes
 from dstrain.data.scan import Reader
 from dstrain.data.step_feed import Step, StepFeed
 from dstrain.data.tokenizers.pair_tokenizer import PairTokenizer
+from dstrain.data.window_place import WindowPlace, check_window_place, merge_window_places
 from dstrain.data.workers import Parse, Workers
 
-__all__ = ["PairFeed", "Step", "filler_pairs", "merge_pair_places", "pairs_bytes", "valid_pairs", "valid_texts"]
+__all__ = ["PairFeed", "Step", "filler_pairs", "merge_window_places", "pairs_bytes", "valid_pairs", "valid_texts"]
 
 
 class PairFeed(StepFeed):
@@ -46,7 +46,7 @@ class PairFeed(StepFeed):
         for corpus in corpora:
             corpus.fingerprint  # once, and here: a file that cannot be read shows before the thread starts
         if place is not None:
-            check_pair_place(place, recipe, corpora)
+            check_window_place(place, recipe, corpora, STATE)
 
         def produce(stop: Event) -> Iterator[Step]:
             return _steps(recipe, tokenizer, corpora, rank, shape, place, warn or to_stderr, pin, stop)
@@ -56,7 +56,7 @@ class PairFeed(StepFeed):
 
 def _steps(recipe: Recipe, tokenizer: PairTokenizer, corpora: Sequence[PairCorpus], rank: int, shape: Shape,
            place: dict | None, warn: Warn, pin: bool, stop: Event) -> Iterator[Step]:
-    at = PairPlace.of(place, corpora, recipe)
+    at = WindowPlace.of(place, corpora, recipe, STATE)
     seed, start, first = recipe.run.seed, tokenizer.target.eot, rank == 0
     workers = Workers(recipe.data.workers)
     tallies = [MalformedLines(corpus, recipe.data.bad_share, 1, warn if first else unsaid) for corpus in corpora]

@@ -163,7 +163,7 @@ def evaluation_text_trained_on(case: Case) -> Finding:
 
 def evaluation_text_reworded(case: Case) -> Finding:
     """Of every second evaluation document one word in 40 is another in the training text: none is there whole."""
-    if not case.family.anatomy.roles.get("segments"):
+    if not case.family.anatomy.roles(case.recipe).get("segments"):
         raise NotProven(f"the family {case.family.name} has no segments")
     full = case.full or case.recipe
     path = case.new_folder("reworded") / "text.jsonl"

@@ -36,7 +36,7 @@ def fault(name: str, looked: str, proof: str, plant: Plant, role: str | None = N
 
 def attempt(case: Case, plant: Plant, proof: str, role: str | None = None, needs: Needs | None = None) -> Finding:
     """What that proof finds with the fault in place. One that breaks because of it has not let it pass."""
-    if role is not None and not case.family.anatomy.roles.get(role):
+    if role is not None and not case.family.anatomy.roles(case.recipe).get(role):
         raise NotProven(f"the family {case.family.name} has no {role}")
     if needs is not None and not needs.there(case.recipe):
         raise NotProven(f"the family {case.family.name} has, in this recipe, no {needs.what}")

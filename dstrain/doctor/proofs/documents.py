@@ -48,13 +48,13 @@ def first_of_several(case: Case, tokenizer: Any) -> Batch:
 
 
 def _segments(batch: Batch, case: Case) -> torch.Tensor:
-    return batch.inputs()[case.family.anatomy.roles["segments"]]
+    return batch.inputs()[case.family.anatomy.roles(case.recipe)["segments"]]
 
 
 def _by_start(batch: Batch, case: Case, tokenizer: Any) -> torch.Tensor:
     """[B, T] by the start tokens alone, as the segments count: from 0, and -1 behind the row's end."""
     anatomy = case.family.anatomy
-    ids_BT, (lengths_B, _) = batch.inputs()[anatomy.roles["ids"]], anatomy.lengths(batch)
+    ids_BT, (lengths_B, _) = batch.inputs()[anatomy.roles(case.recipe)["ids"]], anatomy.lengths(batch)
     begins_BT = ids_BT == tokenizer.eot
     begins_BT[:, 0] = False
     beyond_BT = torch.arange(ids_BT.shape[1]) >= lengths_B[:, None]

@@ -121,7 +121,7 @@ def _alone(batch: Batch, b: int) -> Batch:
 
 LM_ANATOMY = Anatomy(
     shrink=_shrunk, at_full_size=_at_full_size, micro_sizes=(1, 4), excerpt=_excerpt, ragged=_ragged,
-    intruded=_intruded, roles={"ids": "ids_BT", "segments": "segments_BT"},
+    intruded=_intruded, roles=lambda recipe: {"ids": "ids_BT", "segments": "segments_BT"},
     lengths=lambda batch: (batch.lengths_B, None),
     loss=lambda recipe, step=None: (recipe.objective.weights, 0.0),
     targets=lambda recipe, batch, tokenizer: _targets(batch, tokenizer), wrong=_wrong, alone=_alone,

@@ -124,7 +124,7 @@ def _alone(batch: PairBatch, b: int) -> PairBatch:
 
 TRANSLATE_ANATOMY = Anatomy(
     shrink=_shrunk, at_full_size=_at_full_size, micro_sizes=(TOKENS // 4, TOKENS // 2), excerpt=_excerpt,
-    ragged=_ragged, intruded=_intruded, roles={"ids": "ids_BT", "source": "source_BS"},
+    ragged=_ragged, intruded=_intruded, roles=lambda recipe: {"ids": "ids_BT", "source": "source_BS"},
     lengths=lambda batch: (batch.lengths_B, batch.source_lengths_B),
     loss=lambda recipe, step=None: ((1.0,), recipe.objective.label_smoothing),
     targets=lambda recipe, batch, tokenizer: _targets(batch, tokenizer), wrong=_wrong, alone=_alone,
