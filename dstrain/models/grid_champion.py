@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from dstrain.config.arc import ArcModel
 from dstrain.nn.chance import KeyedDropout, name_sites, part_keys
 from dstrain.nn.cross_attention import CrossAttention, SourceMemory
-from dstrain.nn.grid_places import PLACES, GridCache, Places, answer_places, grid_turns, read_places
+from dstrain.nn.grid_places import (
+    PLACES, GridCache, Places, answer_places, asked_turns, asking_turns, grid_turns, read_places)
 from dstrain.nn.layers import CrossBlock, PairBlock, norm
 from dstrain.nn.masks import can_attend_earlier_B1TT, can_attend_source_B11S
 from dstrain.nn.positions import Turns
@@ -33,6 +34,11 @@ class Read(NamedTuple):
     x_BSC: Tensor
     can_attend_B11S: Tensor
     turns: Turns
+    """among its own cells"""
+    asks: Turns
+    """another grid"""
+    asked: Turns
+    """by another grid, or by what is written"""
 
 
 class GridChampion(Transformer):
@@ -62,10 +68,11 @@ class GridChampion(Transformer):
         slots_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
         can_attend_B1TT = can_attend_earlier_B1TT(lengths_B, ids_BT.shape[1])
         places = answer_places(ids_BT)
-        x_BTC, turns = self.embed_dropout(self._embedded(ids_BT, places), keys_B, slots_T), self._turns(places)
+        x_BTC = self.embed_dropout(self._embedded(ids_BT, places), keys_B, slots_T)
+        turns, asks = grid_turns(places, *self._head), asking_turns(places, *self._head)
         for block in self.decoder:
             x_BTC = self.run(block, x_BTC, can_attend_B1TT, turns, query.x_BSC, query.can_attend_B11S, keys_B, slots_T,
-                             None, turns, query.turns)
+                             None, asks, query.asked)
         return Hidden(self.decoder_norm(x_BTC))
 
     @torch.no_grad()
@@ -73,7 +80,7 @@ class GridChampion(Transformer):
                context_lengths_BG: Tensor) -> SourceMemory:
         """What `extend` needs of queries and demonstrations, without gradients."""
         query = self._encoded(context_BX, context_lengths_BG, source_BS, source_lengths_B, None)
-        return SourceMemory([block.cross_attention.keys(query.x_BSC, query.turns) for block in self.decoder],
+        return SourceMemory([block.cross_attention.keys(query.x_BSC, query.asked) for block in self.decoder],
                             query.can_attend_B11S)
 
     def new_cache(self, rows: int, capacity: int | None = None) -> GridCache:
@@ -87,10 +94,11 @@ class GridChampion(Transformer):
         `ids_BT` is right-padded: row b has `lengths_B[b]` new tokens (0: none); what follows them means nothing.
         """
         places, extension = cache.places(ids_BT, lengths_B), cache.extend(ids_BT.shape[1], lengths_B)
-        x_BTC, turns = self.embed_dropout(self._embedded(ids_BT, places), None, None), self._turns(places)
+        x_BTC = self.embed_dropout(self._embedded(ids_BT, places), None, None)
+        turns, asks = grid_turns(places, *self._head), asking_turns(places, *self._head)
         for block, source, own in zip(self.decoder, memory.layers, extension.memories, strict=True):
             x_BTC = block(x_BTC, extension.can_attend_B1TS, turns, source, memory.can_attend_B11S, None, None, own,
-                          turns)
+                          asks)
         return self.decoder_norm(x_BTC)
 
     def initial_std(self, module_name: str, shape: Sequence[int]) -> float:
@@ -135,7 +143,7 @@ class GridChampion(Transformer):
         for block in self.encoder:
             input_NLC = self.run(block, input_NLC, inputs.can_attend_B11S, inputs.turns, of_inputs, slots_L)
             output_NLC = self.run(block, output_NLC, outputs.can_attend_B11S, outputs.turns, of_outputs, slots_L,
-                                  input_NLC, inputs.can_attend_B11S, inputs.turns)
+                                  input_NLC, inputs.can_attend_B11S, outputs.asks, inputs.asked)
         output_BMC = self.context_norm(output_NLC).view(rows, -1, output_NLC.shape[-1])
         nothing_B1C = torch.zeros_like(output_BMC[:, :1])
         is_there_BM = slots_L < lengths_BG[:, 1::2, None]
@@ -149,12 +157,14 @@ class GridChampion(Transformer):
         x_BSC = self._embedded(ids_BS, places, self.embed_rows_left(left.rows_BT) +
                                self.embed_columns_left(left.columns_BT))
         return Read(self.grid_embed_dropout(x_BSC, keys_B, slots_S),
-                    can_attend_source_B11S(lengths_B, ids_BS.shape[1]), self._turns(places))
+                    can_attend_source_B11S(lengths_B, ids_BS.shape[1]), grid_turns(places, *self._head),
+                    asking_turns(places, *self._head), asked_turns(places, left, self.settings.heads, *self._head))
 
     def _embedded(self, ids_BT: Tensor, places: Places, left: Tensor | float = 0.0) -> Tensor:
         """At size one, as in Seq2Seq: the output matrix, which the embedding is too, has to be small."""
         at_BTC = self.embed_rows(places.rows_BT) + self.embed_columns(places.columns_BT)
         return (self.embed(ids_BT) + at_BTC + left) * (1.0 / EMBEDDING_STD)
 
-    def _turns(self, places: Places) -> Turns:
-        return grid_turns(places, self.settings.width // self.settings.heads, self.output_weight.dtype)
+    @property
+    def _head(self) -> tuple[int, torch.dtype]:
+        return self.settings.width // self.settings.heads, self.output_weight.dtype

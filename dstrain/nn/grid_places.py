@@ -1,6 +1,6 @@
 """Where in its grid a token stands: counted from the row ends before it, in each row of a batch for itself.
 
-No width is assumed: grids of any shape stand side by side. Shapes: B rows, T tokens, F angles of a head.
+No width is assumed: grids of any shape stand side by side. Shapes: B rows, T tokens, H heads, A
 
     read     place of the token itself: of a cell its row and column, of a row end the column behind the last
     written  place of the token that comes next: all that is known of it is what stands before it
@@ -18,7 +18,7 @@ from dstrain.nn.grid_ids import MOST_SIDE, ROW_END
 from dstrain.nn.positions import Turns
 
 GRID_BASE = 100.0
-"""of the angles: a grid has 30 rows, not thousands of tokens"""
+"""of the angles, from half a turn a cell down: neighbours are told apart, and a grid has 30 rows, not thousands"""
 PLACES = MOST_SIDE + 1
 """of a row or column, from 0; what stands further, which is in no grid, counts as the last"""
 
@@ -66,13 +66,37 @@ def answer_places(ids_BT: Tensor) -> Places:
 
 def grid_turns(places: Places, head_width: int, dtype: torch.dtype) -> Turns:
     """Rotary positions in two dimensions: half of the channels turn by row, half by column."""
-    if head_width % 4:
-        raise ValueError(f"positions in two dimensions turn fours of channels, not {head_width}: change heads or width")
+    return _turns(torch.stack(places, dim=-1).unsqueeze(2), head_width, dtype)
+
+
+def asking_turns(places: Places, head_width: int, dtype: torch.dtype) -> Turns:
+    """Of queries that ask a whole grid, seen in two frames a head: its places are the same in both."""
+    return _turns(torch.stack([*places, *places], dim=-1).unsqueeze(2), head_width, dtype)
+
+
+def asked_turns(places: Places, left: FromEnds, heads: int, head_width: int, dtype: torch.dtype) -> Turns:
+    """Of keys that are asked so: each head sees their grid in two of the eight frames of a square. In the frame of a
+    puzzle's symmetry, what became of a cell stands at the cell's own place."""
+    rows_BT, columns_BT = places
+    below_BT, right_BT = left.rows_BT - 1, left.columns_BT - 1
+    frames = ((rows_BT, columns_BT), (rows_BT, right_BT), (below_BT, columns_BT), (below_BT, right_BT),
+              (columns_BT, rows_BT), (right_BT, rows_BT), (columns_BT, below_BT), (right_BT, below_BT))
+    of_heads = [frames[2 * head % len(frames)] + frames[(2 * head + 1) % len(frames)] for head in range(heads)]
+    return _turns(torch.stack([torch.stack(of_head, dim=-1) for of_head in of_heads], dim=2), head_width, dtype)
+
+
+def _turns(places_BTHA: Tensor, head_width: int, dtype: torch.dtype) -> Turns:
+    """Of as many places for each head (H, or 1 for all alike): each gets its share of the channels."""
+    axes = places_BTHA.shape[-1]
+    if head_width % (2 * axes):
+        raise ValueError(f"{axes} places of a token turn pairs of channels, and a head's {head_width} are not a multiple "
+                         f"of {2 * axes}: change heads or width")
     precision = torch.float64 if dtype == torch.float64 else torch.float32
-    steps_F = torch.arange(0, head_width, 4, dtype=torch.float64, device=places.rows_BT.device) / head_width
-    speeds_F = (GRID_BASE ** -steps_F).to(precision)
-    angles_BTF = torch.cat([place.to(precision)[..., None] * speeds_F for place in places], dim=-1)
-    return Turns(angles_BTF.cos().unsqueeze(2).to(dtype), angles_BTF.sin().unsqueeze(2).to(dtype))
+    count = head_width // (2 * axes)
+    steps_F = torch.arange(count, dtype=torch.float64, device=places_BTHA.device) / count
+    speeds_F = (torch.pi * GRID_BASE ** -steps_F).to(precision)
+    angles_BTHF = (places_BTHA.to(precision)[..., None] * speeds_F).flatten(-2)
+    return Turns(angles_BTHF.cos().to(dtype), angles_BTHF.sin().to(dtype))
 
 
 class GridCache(KvCache):

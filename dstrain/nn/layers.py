@@ -77,11 +77,11 @@ class PairBlock(CrossBlock):
 
     def forward(self, x_BTC: Tensor, can_attend_B11T: Tensor, turns: Turns, keys_B: Tensor | None,
                 slots_T: Tensor, input_BSC: Tensor | None = None, can_attend_B11S: Tensor | None = None,
-                input_turns: Turns | None = None) -> Tensor:
+                asks: Turns | None = None, asked: Turns | None = None) -> Tensor:
         if input_BSC is None:
             return Block.forward(self, x_BTC, can_attend_B11T, turns, keys_B, slots_T)
         return super().forward(x_BTC, can_attend_B11T, turns, input_BSC, can_attend_B11S, keys_B, slots_T,
-                               cross_turns=turns, source_turns=input_turns)
+                               cross_turns=asks, source_turns=asked)
 
 
 def norm(kind: str, width: int) -> nn.Module:
