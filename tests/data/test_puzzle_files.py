@@ -93,10 +93,11 @@ def test_a_byte_order_mark_is_passed_over(tmp_path):
 def test_each_known_pair_is_a_question_and_has_another_to_be_shown_beside_it(tmp_path):
     same = pair("1", "9")  # the input of A: only one of both can be shown, and neither beside the other
     contents = {"whole": task_json(A, B, test=[C]), "unsolved": task_json(A, B, test=[ASKED]),
-                "alone": task_json(A, same, test=[pair("1", "2")]), "two": task_json(A, same, B, test=[ASKED])}
+                "alone": task_json(A, same, test=[pair("1", "2")]), "two": task_json(A, same, B, test=[ASKED]),
+                "wide and tall": task_json(pair("11", "2"), test=[pair("1 1", "2")])}
     corpus = opened(write(tmp_path, many=contents))
     asked = [(question.task.name, question.query) for question in map(corpus.question, range(len(corpus)))]
-    assert [name for name, _ in asked] == ["whole"] * 3 + ["unsolved"] * 2 + ["two"] * 3
+    assert [name for name, _ in asked] == ["whole"] * 3 + ["unsolved"] * 2 + ["two"] * 3 + ["wide and tall"] * 2
     wanted = [(found.name, example) for found in corpus.tasks() for example in found.examples
               if example.output is not None and shown_beside(found, example)]
     assert len(asked) == len(wanted) and all(a[1] is w[1] for a, w in zip(asked, wanted))
@@ -113,20 +114,23 @@ def test_the_fingerprint_is_of_contents_and_not_of_places(tmp_path):
     before = opened(one).fingerprint
     assert before == opened(other).fingerprint and before["count"] == 2
     changed = [task_json(A, B, test=[pair("5", "7")]), task_json(A, B, C, test=[C]), task_json(B, A, test=[C]),
-               task_json(A, B, test=[pair("5", "66")]), task_json(A, test=[B, C])]
+               task_json(A, B, test=[pair("5", "66")]), task_json(A, B, test=[pair("5", "6 6")]),
+               task_json(A, test=[B, C])]
     digests = {before["digest"]} | {opened(write(tmp_path / f"{n}", t=new, u=task_json(D, E, test=[A])))
                                     .fingerprint["digest"] for n, new in enumerate(changed)}
-    assert len(digests) == 6
+    assert len(digests) == 7
 
 
 def test_a_file_that_has_changed_is_read_anew(tmp_path):
-    folder = write(tmp_path, t=GOOD)
-    assert len(opened(folder)) == 3
-    write(tmp_path, t=task_json(A, B, test=[C, D]))
-    assert len(opened(folder)) == 4
-    write(tmp_path, t=task_json(A, B, test=[C, E]))  # as many bytes as before
-    os.utime(tmp_path / "t.json", ns=(1, 1))
-    assert opened(folder).question(3).query.input.tolist() == [[7], [7]]
+    """Another size tells, and so does another time where the size is the same."""
+    def wrote(when_ns: int, *queries: dict) -> list:
+        write(tmp_path, t=task_json(A, B, test=[*queries]))
+        os.utime(tmp_path / "t.json", ns=(when_ns, when_ns))
+        return [query.input.tolist() for _, query in opened(tmp_path).to_validate()]
+
+    assert wrote(1, C) == [[[5]]]
+    assert wrote(1, C, D) == [[[5]], [[0, 1], [2, 3]]]
+    assert wrote(2, C, pair("98 76", "1")) == [[[5]], [[9, 8], [7, 6]]]
 
 
 # The parts.

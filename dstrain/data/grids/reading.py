@@ -6,7 +6,7 @@ A file is one task, called as the file is, or many of them by name. Puzzles are 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ def tasks_in(files: Sequence[tuple[Path, ...]]) -> list[Task]:
     found: dict[str, tuple[Task, Path]] = {}
     wrong: list[str] = []
     for paths in files:
-        for name, made in _named_in(paths, wrong):
+        for name, content, solutions in _named_in(paths, wrong):
             try:
-                task = made()
+                task = task_of(name, content, solutions)
             except Malformed as error:
                 wrong.append(f"{paths[0]}: task {name}: {error}")
                 continue
@@ -41,8 +41,8 @@ def tasks_in(files: Sequence[tuple[Path, ...]]) -> list[Task]:
     return [task for task, _ in found.values()]
 
 
-def _named_in(paths: tuple[Path, ...], wrong: list[str]) -> Iterator[tuple[str, Callable[[], Task]]]:
-    """What makes each task; what is wrong with a file as a whole is added to `wrong`."""
+def _named_in(paths: tuple[Path, ...], wrong: list[str]) -> Iterator[tuple[str, Any, Any]]:
+    """Name, content and solutions of each task; what is wrong with a file as a whole is added to `wrong`."""
     try:
         content = _json_in(paths[0])
         solutions = _solutions(content, *paths) if len(paths) > 1 else {}
@@ -51,7 +51,7 @@ def _named_in(paths: tuple[Path, ...], wrong: list[str]) -> Iterator[tuple[str, 
         wrong.append(str(error))
         return
     for name, value in named.items():
-        yield name, lambda name=name, value=value: task_of(name, value, solutions.get(name))
+        yield name, value, solutions.get(name)
 
 
 def _by_name(path: Path, content: Any) -> dict[str, Any]:
