@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     for add in (_add_training, _add_doctor, _add_submit, _add_status, _add_eval_and_generate, _add_translate,
-                _add_export, _add_records):
+                _add_solve, _add_export, _add_records):
         add(commands)
     return parser
 
@@ -198,6 +198,22 @@ def _add_translate(commands) -> None:
                          help="use the mean of the weights of the last N checkpoints (default: 1)")
 
 
+def _add_solve(commands) -> None:
+    command = _add(commands, "solve", _solve, "answer the queries of grid puzzles with a trained solver",
+                   "dstrain solve runs/arc-quickstart --tasks evaluation/ --out submission.json --pictures pictures")
+    _add_run(command)
+    command.add_argument("--tasks", required=True, metavar="FILES",
+                         help="a folder of .json tasks, a file, or a pattern; where answers are known, they are scored")
+    command.add_argument("--out", default="submission.json", metavar="FILE",
+                         help="what to write, in ARC's submission form: two attempts a query (default: "
+                              "submission.json); what stands there is replaced")
+    command.add_argument("--views", type=int, default=8, metavar="N",
+                         help="answer each query in so many views, turned, mirrored and recoloured as in training; the "
+                              "two answers that most of them agree on are the attempts (default: 8; 1: one attempt)")
+    command.add_argument("--pictures", metavar="DIR",
+                         help="draw each task there as a PNG: demonstrations, query, attempts and truth")
+
+
 def _add_export(commands) -> None:
     command = _add(commands, "export", _export, "write a run's model for other software (family lm only)",
                    "dstrain export runs/quickstart --to hf --out quickstart-hf")
@@ -285,6 +301,12 @@ def _translate(arguments: argparse.Namespace) -> int:
     from dstrain.commands.translate import translate_command
     return translate_command(Path(arguments.run), arguments.checkpoint, arguments.beam, arguments.length_penalty,
                              arguments.batch, arguments.average)
+
+
+def _solve(arguments: argparse.Namespace) -> int:
+    from dstrain.commands.solve import solve_command
+    return solve_command(Path(arguments.run), arguments.checkpoint, arguments.tasks, Path(arguments.out),
+                         arguments.views, None if arguments.pictures is None else Path(arguments.pictures))
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -36,7 +36,7 @@ def eval_command(run: Path, which: str) -> None:
     print(f"{trained.where}, validation data:")
     tables = trained.family.scores_in_words(trained.recipe, scores)
     for name, value in scores.items():
-        if not (tables and isinstance(value, dict)):
+        if not (tables and isinstance(value, (dict, list))):
             print(f"  {name:<16} " + (f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
                                       if isinstance(value, float) else str(value)))
     print("".join(f"{line}\n" for line in tables), end="")

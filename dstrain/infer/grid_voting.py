@@ -36,6 +36,7 @@ class Verdict(NamedTuple):
     """its views in which a choice hangs on rounding"""
     tokens: int
     """that were written, in all views"""
+    views: int
 
 
 def answer_questions(model: nn.Module & GridWriter, questions: Sequence[Question], recipe: Recipe, views: int
@@ -77,4 +78,4 @@ def _verdict(views: Sequence[View], answers: Sequence[Answered]) -> Verdict:
     seen_back = [(view.back(answer.grid), answer.logprob) for view, answer in zip(views, answers, strict=True)
                  if answer.grid is not None]
     return Verdict(ranked(seen_back)[:ATTEMPTS], sum(answer.ties > 0 for answer in answers),
-                   sum(answer.tokens for answer in answers))
+                   sum(answer.tokens for answer in answers), len(views))

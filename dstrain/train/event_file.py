@@ -21,7 +21,7 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from dstrain.train.appended import Appended
-from dstrain.train.picture import Picture, png
+from dstrain.train.picture import Drawn, Picture, png
 
 
 class EventFile(Appended):
@@ -56,7 +56,7 @@ class EventFile(Appended):
             bucket=[float(sum(value == size for value in values)) for size in sizes])
         self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, histo=histogram)])))
 
-    def add_picture(self, tag: str, picture: Picture, step: int) -> None:
+    def add_picture(self, tag: str, picture: Picture | Drawn, step: int) -> None:
         file, width, height = png(picture)
         image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=file)
         metadata = SummaryMetadata(summary_description=picture.about)

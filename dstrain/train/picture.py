@@ -1,4 +1,4 @@
-"""A table as a picture: a PNG made by hand, each cell a colour, with its number where there is room.
+"""Pictures: a PNG made by hand, and a table drawn as one, each cell a colour, with its number where there is room.
 
 Shapes: H and W pixels.
 """
@@ -21,6 +21,16 @@ GLYPHS = {
     "8": ("###", "# #", "###", "# #", "###"), "9": ("###", "# #", "###", "  #", "###"),
     "-": ("   ", "   ", "###", "   ", "   "), ".": ("   ", "   ", "   ", "   ", " # "), " ": ("   ",) * 5,
     "?": ("###", "  #", " ##", "   ", " # "),
+    "A": (" # ", "# #", "###", "# #", "# #"), "B": ("## ", "# #", "## ", "# #", "## "),
+    "C": (" ##", "#  ", "#  ", "#  ", " ##"), "D": ("## ", "# #", "# #", "# #", "## "),
+    "E": ("###", "#  ", "## ", "#  ", "###"), "F": ("###", "#  ", "## ", "#  ", "#  "),
+    "G": (" ##", "#  ", "# #", "# #", " ##"), "H": ("# #", "# #", "###", "# #", "# #"),
+    "I": ("###", " # ", " # ", " # ", "###"), "K": ("# #", "# #", "## ", "# #", "# #"),
+    "L": ("#  ", "#  ", "#  ", "#  ", "###"), "N": ("## ", "# #", "# #", "# #", "# #"),
+    "O": (" # ", "# #", "# #", "# #", " # "), "Q": (" # ", "# #", "# #", "## ", " ##"),
+    "R": ("## ", "# #", "## ", "# #", "# #"), "S": (" ##", "#  ", " # ", "  #", "## "),
+    "T": ("###", " # ", " # ", " # ", " # "), "U": ("# #", "# #", "# #", "# #", "###"),
+    "W": ("# #", "# #", "###", "###", "# #"), "Y": ("# #", "# #", " # ", " # ", " # "),
 }
 SCALE, MARGIN = 4, 8
 """pixels to one of a glyph; around what is written"""
@@ -47,9 +57,18 @@ class Picture(NamedTuple):
     """what a reader should know, which TensorBoard shows beside it"""
 
 
-def png(picture: Picture) -> tuple[bytes, int, int]:
+class Drawn(NamedTuple):
+    """A picture that is pixels already."""
+
+    pixels_HW3: np.ndarray
+    """uint8: red, green, blue"""
+    about: str = ""
+    """what a reader should know, which TensorBoard shows beside it"""
+
+
+def png(picture: Picture | Drawn) -> tuple[bytes, int, int]:
     """(the file, its width, its height)."""
-    pixels_HW3 = drawn(picture)
+    pixels_HW3 = picture.pixels_HW3 if isinstance(picture, Drawn) else drawn(picture)
     height, width, _ = pixels_HW3.shape
     lines = b"".join(b"\0" + line.tobytes() for line in pixels_HW3)
     parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(lines, 9)),
@@ -87,12 +106,17 @@ def _cell(canvas_HW3: np.ndarray, top: int, left: int, width: int, shade: float,
 
 
 def _write(canvas_HW3: np.ndarray, text: str, top: int, left: int, colour: np.ndarray) -> None:
+    write(canvas_HW3, text, top + MARGIN, left + MARGIN, colour, SCALE)
+
+
+def write(canvas_HW3: np.ndarray, text: str, top: int, left: int, colour: np.ndarray, scale: int) -> None:
+    """As far as there is room; a character is 3 x 5 dots of `scale` pixels, and a dot divides it from the next."""
     for place, character in enumerate(text):
         dots = np.array([[dot == "#" for dot in line] for line in GLYPHS.get(character, GLYPHS["?"])])
-        dots = dots.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
-        across = left + MARGIN + 4 * SCALE * place
-        part = canvas_HW3[top + MARGIN:top + MARGIN + dots.shape[0], across:across + dots.shape[1]]
-        part[dots[:, :part.shape[1]]] = colour
+        dots = dots.repeat(scale, axis=0).repeat(scale, axis=1)
+        across = left + 4 * scale * place
+        part = canvas_HW3[top:top + dots.shape[0], across:across + dots.shape[1]]
+        part[dots[:part.shape[0], :part.shape[1]]] = colour
 
 
 def _colour(shade: float) -> np.ndarray:

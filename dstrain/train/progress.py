@@ -12,7 +12,9 @@ from dstrain.train.run_folder import RunFolder
 
 WAIT_WORTH_SAYING = 0.05
 """share of the time spent waiting for data: above it, more data.workers or `dstrain prepare` would make a run faster"""
-GENERATED = (("bleu", "BLEU", 2), ("chrf", "chrF", 2), ("exact", "exact", 4))
+GENERATED = (("bleu", "BLEU", 2), ("chrf", "chrF", 2), ("exact", "exact", 4),
+             ("grid_accuracy", "whole grids", 4), ("grid_accuracy_2", "in two attempts", 4),
+             ("cell_accuracy", "cells", 4), ("copy_baseline", "by copying", 4))
 """scores of what a model generates: key, name, digits"""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dstrain.train.picture import Picture
+from dstrain.train.picture import Drawn, Picture
 
 
 class Shown(NamedTuple):
@@ -13,4 +13,4 @@ class Shown(NamedTuple):
 
     scalars: dict[str, float]
     spreads: dict[str, Sequence[float]]
-    pictures: dict[str, Picture]
+    pictures: dict[str, Picture | Drawn]

@@ -77,12 +77,16 @@ class Sinks:
 
     @_first_error_is_kept
     def write_scores(self, step: int, split: str, scores: dict) -> None:
-        self._metrics.append(_lines([{"step": step, "split": split, **scores}]))
+        # A list is a long table, for `dstrain eval` alone.
+        self._metrics.append(_lines([{"step": step, "split": split, **{
+            key: value for key, value in scores.items() if not isinstance(value, list)}}]))
         self._show_scalars({f"{split}/{key}": value for key, value in scores.items()
                             if isinstance(value, (int, float))}, step)
         self._show_scalars(_term_tags(scores.get("terms", {}), f"{split}_loss"), step)
         self._show_scalars({f"heads/{number}/{name}": value for number, head in scores.get("heads", {}).items()
                             for name, value in head.items()}, step)
+        self._show_scalars({f"{split}_{name}/{category}": value for category, of_one in scores.get(
+            "by_category", {}).items() for name, value in of_one.items() if isinstance(value, float)}, step)
 
     @_first_error_is_kept
     def write_shown(self, shown: Shown, step: int, with_pictures: bool) -> None:

@@ -15,6 +15,7 @@ from dstrain.train.gauges import WAIT_SHARE, Gauges
 from dstrain.train.metrics import Meter
 from dstrain.train.movement import Movement
 from dstrain.train.run import Run
+from dstrain.train.shown import Shown
 from dstrain.train.step import StepResult
 
 
@@ -103,11 +104,14 @@ class Watch:
         try:
             with contextlib.nullcontext() if alone else all_ranks_generate(run.engine):
                 texts = run.family.sample(run.engine.model, run.tokenizer, run.recipe)
+                pictures = {} if run.family.pictures is None else run.family.pictures(run.engine.model, run.tokenizer,
+                                                                                      run.recipe)
         except UserError as mistake:  # such as a prompt that is too long: no reason to lose the run
             run.progress.say(f"no samples: {mistake}")
             return
         for number, text in enumerate(texts, start=1):
             run.sinks.write_text(f"samples/{number}", text, run.state.step)
+        run.sinks.write_shown(Shown({}, {}, pictures), run.state.step, with_pictures=True)
 
     def write_pending(self) -> tuple[list[dict], dict[str, float]]:
         """Write the steps that are still on the device, so that files and checkpoint agree: their records, gauges."""

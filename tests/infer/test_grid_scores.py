@@ -55,7 +55,7 @@ def test_a_query_that_is_its_own_answer_is_the_copy_baselines():
 
 
 def verdict(*attempts: str) -> Verdict:
-    return Verdict([Candidate(grid(*attempt.split()), 1, -1.0) for attempt in attempts], 0, 0)
+    return Verdict([Candidate(grid(*attempt.split()), 1, -1.0) for attempt in attempts], 0, 0, 1)
 
 
 FLIP = task_of("flip/1", ("12", "21"), ("34", "43"), ("11", "11"), queries=2, category="flip")
