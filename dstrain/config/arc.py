@@ -75,6 +75,11 @@ class ArcModel:
     """share of channels dropped after the embeddings and after each attention and feed-forward, in training"""
     checkpoint_activations: bool = False
     """recompute each block's activations in the backward pass: less memory, about a third more time"""
+    adapt: str | None = None
+    """a run of the same kind and sizes, its folder or one of its checkpoints, whose weights (of its newest checkpoint)
+    stay as they are while adapters alone are trained beside them. Read once, when the run starts"""
+    adapter_rank: int = bounded(0, low=0, high=4096)
+    """rank of the low-rank adapter beside each linear layer; 0: none. It goes with `adapt`"""
     code: str | None = None
     """FILE.py:CLASS, a model class of one's own in the place of the kind's: called with the same settings and sizes,
     and by the same keywords. The file is relative to the working directory, and kept with each checkpoint"""

@@ -36,6 +36,7 @@ def check_arc(recipe: Recipe, place_of: PlaceOf) -> None:
                         f"{model.width // model.heads} of model.width {model.width} channels, and positions in two "
                         f"dimensions turn fours of them; choose heads with width / heads a multiple of 4")
     check_code(model, place_of)
+    _check_adapters(recipe, place_of)
     _check_data(recipe, place_of)
     check_objective(recipe, place_of)
     check_counted(recipe.batch, f"one puzzle may have batch.length {recipe.batch.length} positions", place_of)
@@ -46,6 +47,22 @@ def check_arc(recipe: Recipe, place_of: PlaceOf) -> None:
     if recipe.engine.compile:
         raise UserError(f"{place_of('engine.compile')}: engine.compile is on, but batches of puzzles have another "
                         f"shape at almost every step, and each would be compiled anew; remove it")
+
+
+def _check_adapters(recipe: Recipe, place_of: PlaceOf) -> None:
+    rank, base = recipe.model.adapter_rank, recipe.model.adapt
+    if base is not None and not base.strip():
+        raise UserError(f"{place_of('model.adapt')}: model.adapt is {shown(base)}, which names nothing; give the "
+                        f"folder of a trained run")
+    if rank and base is None:
+        raise UserError(f"{place_of('model.adapter_rank')}: model.adapter_rank is {rank}, but there is no model.adapt: "
+                        f"adapters stand beside trained weights; set model.adapt to a trained run")
+    if base is not None and not rank:
+        raise UserError(f"{place_of('model.adapt')}: model.adapt is {shown(base)}, but model.adapter_rank is 0, so "
+                        f"nothing would be trained; set model.adapter_rank, for example to 8")
+    if rank and recipe.optim.name == "muon":
+        raise UserError(f"{place_of('optim.name')}: optim.name is muon, which updates the very matrices that stay as "
+                        f"they are beside adapters; set optim.name=adamw")
 
 
 def _check_data(recipe: Recipe, place_of: PlaceOf) -> None:

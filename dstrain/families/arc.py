@@ -16,7 +16,9 @@ from dstrain.data.grids.grid_validation import valid_grids, valid_questions
 from dstrain.data.grids.row import CHAMPION, DECODER, ENCODER_DECODER
 from dstrain.data.tokenizers.grid_tokenizer import GridTokenizer, grid_tokenizer
 from dstrain.data.window_place import merge_window_places
+from dstrain.families.adapting import base_weights, initial_weight, with_adapters
 from dstrain.families.anatomy.arc import ARC_ANATOMY
+from dstrain.families.arc_seen import pictures, scores_in_words
 from dstrain.families.own_class import model_of, why_no_text
 from dstrain.infer.grid_scores import generated_grid_scores
 from dstrain.models.decoder_lm import DecoderLm
@@ -26,6 +28,7 @@ from dstrain.nn.grid_ids import VOCABULARY
 from dstrain.objectives.next_token import NextToken
 from dstrain.objectives.trainee import Trainee
 from dstrain.train.family import Family
+from dstrain.train.picture import Drawn
 
 BUILT_IN = {DECODER: DecoderLm, ENCODER_DECODER: Seq2Seq, CHAMPION: GridChampion}
 
@@ -33,7 +36,7 @@ BUILT_IN = {DECODER: DecoderLm, ENCODER_DECODER: Seq2Seq, CHAMPION: GridChampion
 def _trainee(recipe: Recipe, tokenizer: GridTokenizer) -> torch.nn.Module:
     kind, length = recipe.model.kind, recipe.batch.length
     sizes = (VOCABULARY, VOCABULARY, True, length) if kind == ENCODER_DECODER else (VOCABULARY, length)
-    return Trainee(model_of(recipe, BUILT_IN[kind], *sizes), _objective(recipe))
+    return Trainee(with_adapters(model_of(recipe, BUILT_IN[kind], *sizes), recipe), _objective(recipe))
 
 
 def _objective(recipe: Recipe) -> NextToken:
@@ -46,8 +49,9 @@ def writes_with(kind: str) -> tuple[str, ...]:
 
 
 def _flops(recipe: Recipe, parameters: int) -> float:
-    """Six a parameter, for the answer's own token: what is read beside it differs from puzzle to puzzle."""
-    return 6 * parameters
+    """Six a parameter, for the answer's own token: what is read beside it differs from puzzle to puzzle. Beside
+    adapters four: weights that stay as they are need no gradient."""
+    return (4 if recipe.model.adapter_rank else 6) * parameters
 
 
 def _row_texts(batch: GridBatch, tokenizer: GridTokenizer) -> Iterator[tuple[int, str]]:
@@ -92,12 +96,16 @@ def _generated_scores(model: torch.nn.Module, tokenizer: GridTokenizer, recipe: 
     return generated_grid_scores(model, questions, recipe, ranks, alone, must_leave)
 
 
+def _pictures(model: torch.nn.Module, tokenizer: GridTokenizer, recipe: Recipe) -> dict[str, Drawn]:
+    return {} if why_no_text(model, *writes_with(recipe.model.kind)) is not None else pictures(model, recipe)
+
+
 ARC = Family(
     name="arc", command="solve",
     pinned=lambda recipe, saved: recipe, open_tokenizer=grid_tokenizer, build_trainee=_trainee,
-    build_objective=_objective, initial_weight=lambda model, name, shape, seed: model.initial(name, shape, seed),
+    build_objective=_objective, initial_weight=initial_weight, taken_over=base_weights,
     train_feed=GridFeed, merge_places=merge_window_places, valid_batches=valid_grids,
     filler_batch=lambda recipe, world: filler_grids(recipe.model.kind),
     text_bytes=lambda recipe: None, flops_a_target=_flops, row_texts=_row_texts, data_in_words=_data_in_words,
     step_in_words=_step_in_words, sample=lambda model, tokenizer, recipe: [], generated_scores=_generated_scores,
-    anatomy=ARC_ANATOMY, model_in_words=_model_in_words)
+    anatomy=ARC_ANATOMY, model_in_words=_model_in_words, scores_in_words=scores_in_words, pictures=_pictures)

@@ -31,6 +31,9 @@ def adapt(model: nn.Module, rank: int) -> list[nn.Parameter]:
     places = linears(model)
     if not places:
         raise ValueError(f"{type(model).__name__} has no linear layer for an adapter to stand beside")
+    again = next((name for _, name, linear in places if isinstance(linear, AdaptedLinear)), None)
+    if again is not None:
+        raise ValueError(f"the layer {again} has an adapter already")
     model.requires_grad_(False)
     adapted = []
     for parent, name, linear in places:
@@ -41,10 +44,14 @@ def adapt(model: nn.Module, rank: int) -> list[nn.Parameter]:
 
 @contextmanager
 def for_a_while(model: nn.Module, rank: int, seed: int | str) -> Iterator[list[nn.Parameter]]:
-    """Adapters at their initial weights; after the block, however it ends, the model is as it was."""
+    """Adapters at their initial weights; after the block, however it ends, the model is as it was. Those that it has
+    already are part of it."""
     needed_grad = {parameter: parameter.requires_grad for parameter in model.parameters()}
     places = linears(model)
     try:
+        for parent, name, linear in places:
+            if isinstance(linear, AdaptedLinear):
+                setattr(parent, name, linear.merged())
         trained = adapt(model, rank)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -60,12 +67,8 @@ def for_a_while(model: nn.Module, rank: int, seed: int | str) -> Iterator[list[n
 
 def linears(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
     """(parent, name there, layer) of every linear layer."""
-    found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()
-             if isinstance(child, nn.Linear)]
-    again = next((name for _, name, child in found if isinstance(child, AdaptedLinear)), None)
-    if again is not None:
-        raise ValueError(f"the layer {again} has an adapter already")
-    return found
+    return [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()
+            if isinstance(child, nn.Linear)]
 
 
 def is_adapter(name: str) -> bool:
@@ -94,3 +97,13 @@ class AdaptedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         own = F.linear(x, self.weight, self.bias)
         return own + (ALPHA / self.rank) * F.linear(F.linear(x, self.adapter_down), self.adapter_up)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """A layer without an adapter that is the same function, but for rounding."""
+        layer = nn.utils.skip_init(nn.Linear, self.in_features, self.out_features, bias=self.bias is not None,
+                                   dtype=self.weight.dtype, device=self.weight.device)
+        layer.weight.copy_(self.weight + (ALPHA / self.rank) * self.adapter_up @ self.adapter_down)
+        if self.bias is not None:
+            layer.bias.copy_(self.bias)
+        return layer.train(self.training)

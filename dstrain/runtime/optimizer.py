@@ -71,7 +71,7 @@ def summary(model: Any, optim: Optim, shapes: dict[str, tuple[int, ...]], frozen
     adamw = f"AdamW, lr {optim.lr:g}, weight decay {optim.weight_decay:g}"
     if not hidden:
         trained = sum(map(math.prod, shapes.values()))
-        return adamw + (f", for {trained:,} parameters; the other {frozen:,} stay as they are" if frozen else "")
+        return adamw + (f", for {trained:,} parameters (the other {frozen:,} stay as they are)" if frozen else "")
     inside = sum(math.prod(shapes[name]) for name in hidden)
     others = sum(map(math.prod, shapes.values())) - inside
     names = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) + (f" (as {count})" if count > 1 else "")

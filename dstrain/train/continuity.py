@@ -12,12 +12,14 @@ from dstrain.config.schema import Recipe
 # A change here would be another run: other batches, another network, other moments or another random stream.
 FIXED = ("family", "model.width", "model.heads", "model.layers", "model.encoder_layers", "model.decoder_layers",
          "model.ff", "model.experts", "model.top_k", "model.expert_ff", "model.shared_experts", "model.every",
-         "model.next_tokens", "model.further", "model.block", "model.positions", "model.code", "tokenizer",
-         "data.languages", "data.train", "data.lanes", "data.block_tokens", "batch.rows", "batch.length",
-         "batch.tokens", "batch.window", "batch.over_long", "objective.bias_speed", "optim.name", "run.seed")
+         "model.next_tokens", "model.further", "model.block", "model.positions", "model.code", "model.adapter_rank",
+         "tokenizer", "data.languages", "data.train", "data.lanes", "data.block_tokens", "batch.rows",
+         "batch.length", "batch.tokens", "batch.window", "batch.over_long", "objective.bias_speed", "optim.name",
+         "run.seed")
 # Names of the same thing, what only a first start reads, or no matter to the numbers.
-IRRELEVANT = ("run.dir", "run.name", "model.preset", "model.upcycle", "run.tokens", "data.prefetch_steps",
-              "data.bad_share", "data.workers", "data.prepared", "run.max_minutes", "checkpoint.background")
+IRRELEVANT = ("run.dir", "run.name", "model.preset", "model.upcycle", "model.adapt", "run.tokens",
+              "data.prefetch_steps", "data.bad_share", "data.workers", "data.prepared", "run.max_minutes",
+              "checkpoint.background")
 # Where data lie may change: that they are the same data is checked by their fingerprint, when they are opened.
 MAY_MOVE = (".path", ".source_path", ".target_path", ".hub", ".revision")
 

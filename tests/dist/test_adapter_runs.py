@@ -54,14 +54,14 @@ def test_only_adapters_move(case, shapes, runs, stage, precision):
             assert torch.equal(weight, expected.double()) and torch.equal(before[name], weight), name
 
 
-@pytest.mark.parametrize("stage, world", [(0, 1), (1, 1), (2, 1), (3, 1), (0, 2), (1, 2), (2, 2), (3, 2)])
+@pytest.mark.parametrize("stage, world", [(0, 1), (3, 1), (0, 2), (1, 2), (2, 2), (3, 2)])
 def test_losses_are_those_of_every_other_shape(runs, stage, world):
     expected, found = runs(1, 1)[0].nll, runs(stage, world)[0].nll
     assert len(found) == STEPS and found == pytest.approx(expected, rel=1e-5)
     assert expected[-1] != pytest.approx(expected[0], rel=1e-3)
 
 
-@pytest.mark.parametrize("stage, world", [(0, 2), (1, 2), (2, 1), (3, 2)])
+@pytest.mark.parametrize("stage, world", [(0, 2), (1, 2), (2, 2), (3, 2)])
 def test_the_gradient_is_that_of_plain_torch_and_norms_are_of_adapters_alone(case, shapes, runs, stage, world):
     expected, _ = gradient_without_engine(case.recipe)
     seen = runs(stage, world)
@@ -74,11 +74,11 @@ def test_the_gradient_is_that_of_plain_torch_and_norms_are_of_adapters_alone(cas
     assert all(norms.gradient > 0 and norms.update > 0 for norms in seen[0].norms.values())
     trained = sum(gradient.numel() for gradient in expected.values())
     frozen = sum(shapes[name].numel() for name in shapes) - trained
-    assert f"for {trained:,} parameters; the other {frozen:,} stay as they are" in seen[0].optimizer
+    assert f"for {trained:,} parameters (the other {frozen:,} stay as they are)" in seen[0].optimizer
 
 
-@pytest.mark.parametrize("ds_config, world", [("zero0_fp32", 2), ("zero1_fp32", 1), ("zero2_fp32", 2),
-                                              ("zero3_fp32", 2), ("zero1_bf16", 2), ("zero3_bf16", 2)])
+@pytest.mark.parametrize("ds_config, world", [("zero0_fp32", 2), ("zero2_fp32", 2), ("zero3_fp32", 2),
+                                              ("zero1_bf16", 2), ("zero3_bf16", 2)])
 def test_what_goes_on_from_a_checkpoint_is_bit_identical(case, shapes, tmp_path, ds_config, world):
     straight = case.ranks(world).run(adapter_steps, case.recipe, ds_config, 1, 4, tmp_path, 2)
     resumed = case.ranks(world).run(adapter_steps, case.recipe, ds_config, 3, 4, tmp_path)

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from dstrain.config.arc import ArcModel
-from dstrain.config.grid_ids import VOCABULARY
 from dstrain.config.schema import LmModel
 from dstrain.models.decoder_lm import DecoderLm
 from dstrain.models.grid_champion import GridChampion
 from dstrain.models.seq2seq import Seq2Seq
 from dstrain.nn.adapters import AdaptedLinear, adapt, for_a_while, initial_adapter, is_adapter
+from dstrain.nn.grid_ids import VOCABULARY
 from dstrain.nn.init import fill_initial
 
 SIZES = {"preset": None, "width": 16, "heads": 2, "ff": 32, "block": "gelu"}

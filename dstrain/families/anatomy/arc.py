@@ -34,7 +34,7 @@ def _shrunk(recipe: Recipe, folder: Path) -> Recipe:
     """Width, depth and puzzles small enough for a proof to take seconds; everything else as it is."""
     layers = {name: min(MOST_LAYERS, count) for name in ("layers", "encoder_layers", "decoder_layers")
               if (count := getattr(recipe.model, name)) is not None}
-    model = shrunk(recipe.model, {"preset": None, "width": 32, "heads": 2, "ff": 64, **layers})
+    model = shrunk(recipe.model, {"preset": None, "width": 32, "heads": 2, "ff": 64, "adapt": None, **layers})
     data = replace(recipe.data, prefetch_steps=2, demonstrations=min(DEMONSTRATIONS, recipe.data.demonstrations))
     batch = replace(recipe.batch, tokens=TOKENS, micro_tokens=TOKENS // 4, window=WINDOW,
                     length=min(LENGTH, recipe.batch.length))
