@@ -207,9 +207,14 @@ def _add_solve(commands) -> None:
     command.add_argument("--out", default="submission.json", metavar="FILE",
                          help="what to write, in ARC's submission form: two attempts a query (default: "
                               "submission.json); what stands there is replaced")
-    command.add_argument("--views", type=int, default=8, metavar="N",
+    command.add_argument("--views", type=int, metavar="N",
                          help="answer each query in so many views, turned, mirrored and recoloured as in training; the "
                               "two answers that most of them agree on are the attempts (default: 8; 1: one attempt)")
+    command.add_argument("--adapt", type=int, metavar="STEPS",
+                         help="train adapters for so many steps on each task's demonstrations before it is answered, "
+                              "and take them off again")
+    command.add_argument("--adapter-rank", type=int, metavar="N", help="with --adapt: their rank (default: 8)")
+    command.add_argument("--adapt-lr", type=float, metavar="LR", help="with --adapt: learning rate (default: 1e-3)")
     command.add_argument("--pictures", metavar="DIR",
                          help="draw each task there as a PNG: demonstrations, query, attempts and truth")
 
@@ -306,7 +311,8 @@ def _translate(arguments: argparse.Namespace) -> int:
 def _solve(arguments: argparse.Namespace) -> int:
     from dstrain.commands.solve import solve_command
     return solve_command(Path(arguments.run), arguments.checkpoint, arguments.tasks, Path(arguments.out),
-                         arguments.views, None if arguments.pictures is None else Path(arguments.pictures))
+                         arguments.views, None if arguments.pictures is None else Path(arguments.pictures),
+                         arguments.adapt, arguments.adapter_rank, arguments.adapt_lr)
 
 
 def _export(arguments: argparse.Namespace) -> None:

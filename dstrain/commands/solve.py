@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import os
 import sys
 import time
@@ -19,23 +20,31 @@ TASKS_A_BLOCK = 16
 """so many are answered together"""
 NO_ANSWER = [[0]]
 """what stands in the submission where there is none: a grid it must be"""
-MOST_VIEWS = 64
+VIEWS, MOST_VIEWS = 8, 64
+ADAPTER_RANK, ADAPT_LR = 8, 1e-3
 _CLEAR = "\r\x1b[2K"
 
 
-def solve_command(run: Path, which: str, pattern: str, out: Path, views: int, pictures: Path | None) -> int:
+def solve_command(run: Path, which: str, pattern: str, out: Path, views: int | None, pictures: Path | None,
+                  adapt: int | None, rank: int | None, lr: float | None) -> int:
+    """`adapt`: steps of test-time training, with adapters of that rank at that learning rate; None: none."""
     done = None
     try:
-        if not 1 <= views <= MOST_VIEWS:
+        if views is not None and not 1 <= views <= MOST_VIEWS:
             raise UserError(f"--views {views}: must be from 1 to {MOST_VIEWS}")
+        _refuse_adapting(adapt, rank, lr)
         tasks = tasks_of(pattern, out)
         _refuse_places(out, pictures)
         trained = load_trained(run, which, "solve")
+        how = None if adapt is None else _adapting(trained, adapt, rank, lr)
+        views = _views(trained, views, how is not None)
         done = _Done(tasks, sys.stderr.isatty())
-        for first in range(0, len(tasks), TASKS_A_BLOCK):
-            block = tasks[first:first + TASKS_A_BLOCK]
+        at_once = TASKS_A_BLOCK if how is None else 1
+        for first in range(0, len(tasks), at_once):
+            block = tasks[first:first + at_once]
             began = time.perf_counter()
-            found = _answered(trained, block, views)
+            found = _answered(trained, block, views) if how is None else [
+                _answered_adapted(trained, block[0], views, how, done.adapted)]
             done.add(block, found, time.perf_counter() - began)
             if pictures is not None:
                 _draw(block, found, pictures)
@@ -99,6 +108,43 @@ def _answered(trained: Trained, tasks: Sequence[Any], views: int) -> list[list]:
     return [[next(verdicts) for _ in task.queries] for task in tasks]
 
 
+def _answered_adapted(trained: Trained, task: Any, views: int, how: Any, adapted_to: dict) -> list:
+    """The same of one task, by a model that has learned its demonstrations; what came of that is noted by its name."""
+    from dstrain.infer.adapting import adapted
+
+    model, recipe = trained.trainee.model, trained.recipe
+    with adapted(model, task, recipe.data, recipe.model.kind, recipe.batch.length, how) as adapted_to[task.name]:
+        return _answered(trained, [task], views)[0]
+
+
+def _refuse_adapting(steps: int | None, rank: int | None, lr: float | None) -> None:
+    given = {"--adapter-rank": rank, "--adapt-lr": lr}
+    for name, value in given.items():
+        if value is not None and steps is None:
+            raise UserError(f"{name} {value}: there is nothing to adapt without --adapt; add --adapt STEPS")
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{name} {value}: must be above 0")
+    if steps is not None and steps < 1:
+        raise UserError(f"--adapt {steps}: must be at least 1; leave it out to answer without adapters")
+
+
+def _adapting(trained: Trained, steps: int, rank: int | None, lr: float | None) -> Any:
+    from dstrain.infer.adapting import Adapting
+
+    return Adapting(steps, ADAPTER_RANK if rank is None else rank, ADAPT_LR if lr is None else lr,
+                    seed=trained.recipe.run.seed)
+
+
+def _views(trained: Trained, views: int | None, adapts: bool) -> int:
+    from dstrain.data.grids.row import ENCODER_DECODER
+
+    alone = adapts and trained.recipe.model.kind == ENCODER_DECODER
+    if alone and views not in (None, 1):
+        raise UserError(f"--views {views}: an encoder-decoder learns each task with --adapt as it is, and in no other "
+                        f"view; leave --views out")
+    return (1 if alone else VIEWS) if views is None else views
+
+
 def _draw(tasks: Sequence[Any], found: Sequence[list], folder: Path) -> None:
     from dstrain.train.grid_picture import Asked, puzzle_picture
     from dstrain.train.picture import png
@@ -150,6 +196,7 @@ class _Done:
 
     def __init__(self, tasks: Sequence[Any], draws: bool):
         self.found: dict[str, list] = {}
+        self.adapted: dict[str, Any] = {}
         self.seconds = 0.0
         self._tasks, self._draws, self._drawn = tasks, draws, False
 
@@ -190,6 +237,8 @@ class _Done:
         views = max(verdict.views for verdict in verdicts)
         parts = [f"{_of(self.count, 'task')}, {_queries(len(verdicts))} in {_of(views, 'view')} each, {tokens:,} "
                  f"tokens in {self.seconds:.1f} s"]
+        if self.adapted:
+            parts += _adapted_in_words(self.adapted)
         if silent := sum(not verdict.attempts for verdict in verdicts):
             parts.append(f"{_queries(silent)} without an answer: a grid of one cell, 0, stands for it")
         if ties := sum(verdict.ties > 0 for verdict in verdicts):
@@ -202,6 +251,19 @@ class _Done:
         for task in self._tasks:
             for query, verdict in zip(task.queries, self.found[task.name], strict=True):
                 yield Question(task, query), verdict
+
+
+def _adapted_in_words(adapted: dict[str, Any]) -> list[str]:
+    learned = [found for found in adapted.values() if found.why_not is None]
+    said = [f"adapted to {_of(len(learned), 'task')}"]
+    if learned:
+        first, last = (sum(found.losses[place] for found in learned) / len(learned) for place in (0, -1))
+        said[0] += f", mean loss {first:.3f} at the first step and {last:.3f} at the last"
+    if left_out := sum(found.left_out for found in learned):
+        said.append(f"{_of(left_out, 'row')} too long to be learned")
+    reasons = [found.why_not for found in adapted.values() if found.why_not is not None]
+    return [*said, *(f"{_of(reasons.count(reason), 'task')} answered without adapters: {reason}"
+                     for reason in dict.fromkeys(reasons))]
 
 
 def _of(count: int, what: str) -> str:

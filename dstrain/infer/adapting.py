@@ -125,7 +125,8 @@ def _learn(model: nn.Module, trained: list[nn.Parameter], task: Task, data: Puzz
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    why_not = None if learned else f"no demonstration fits {length} positions beside another"
+    beside = "" if kind == ENCODER_DECODER else " beside another"
+    why_not = None if learned else f"no demonstration fits {length} positions{beside}"
     return Adapted(tuple(losses), learned, left_out, why_not)
 
 

@@ -209,3 +209,53 @@ def test_a_folder_that_cannot_be_written_to_is_refused_early(tmp_path, monkeypat
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match="cannot be written to; choose another place"):
         solve._refuse_places(tmp_path / "x.json", None)
+
+
+def test_a_task_is_adapted_to_by_its_demonstrations_and_answered_in_one_view(spoken, monkeypatch, tmp_path):
+    model = trained()
+    before = {name: weight.clone() for name, weight in model.trainee.model.named_parameters()}
+    monkeypatch.setattr(solve, "load_trained", lambda *_: model)
+    code, _, said = spoken("--tasks", "tasks", "--adapt", "3", "--adapter-rank", "2", "--adapt-lr", "0.01")
+    assert code == 0 and re.search(r"^\(2 tasks, 3 queries in 1 view each, 15 tokens in .* s; adapted to 2 tasks, mean "
+                                   r"loss 2\.\d+ at the first step and 2\.\d+ at the last; ", said)
+    assert all((weight == before[name]).all() for name, weight in model.trainee.model.named_parameters())
+
+
+def test_what_was_adapted_is_what_answers(spoken, monkeypatch):
+    from dstrain.nn.adapters import AdaptedLinear
+
+    model, seen = trained(), []
+
+    def look(model, rows, kind):
+        seen.append([bool(module.adapter_up.any()) for module in model.modules() if isinstance(module, AdaptedLinear)])
+        return Copies()(model, rows, kind)
+
+    monkeypatch.setattr(solve, "load_trained", lambda *_: model)
+    monkeypatch.setattr("dstrain.infer.grid_voting.answer_rows", look)
+    spoken("--tasks", "tasks", "--adapt", "1")
+    assert len(seen) == 2 and all(len(adapters) == 11 and all(adapters) for adapters in seen)
+    spoken("--tasks", "tasks")
+    assert seen[2] == []
+
+
+def test_a_task_that_cannot_be_adapted_to_is_answered_all_the_same_and_counted(spoken, monkeypatch, tmp_path):
+    """Its demonstrations have 2 x 3 + 1 = 7 positions and more, its query 4."""
+    large = {"train": [{"input": [[1, 2], [3, 4]], "output": [[2, 1], [4, 3]]}], "test": [{"input": [[5, 6]]}]}
+    (tmp_path / "tasks" / "large.json").write_text(json.dumps(large))
+    monkeypatch.setattr(solve, "load_trained", lambda *_: trained(length=6))
+    code, _, said = spoken("--tasks", "tasks", "--adapt", "1")
+    assert code == 0 and "adapted to 2 tasks, mean" in said
+    assert "; 1 task answered without adapters: no demonstration fits 6 positions" in said
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (("--adapter-rank", "4"), "--adapter-rank 4: there is nothing to adapt without --adapt"),
+    (("--adapt-lr", "1e-3"), "there is nothing to adapt without --adapt"),
+    (("--adapt", "0"), "--adapt 0: must be at least 1"),
+    (("--adapt", "1", "--adapter-rank", "0"), "--adapter-rank 0: must be above 0"),
+    (("--adapt", "1", "--adapt-lr", "nan"), "--adapt-lr nan: must be above 0"),
+    (("--adapt", "1", "--views", "8"), "--views 8: an encoder-decoder learns each task"),
+])
+def test_a_wrong_way_to_adapt_is_refused_in_one_line(spoken, arguments, said):
+    code, _, err = spoken("--tasks", "tasks", *arguments)
+    assert code != 0 and said in err and len(err.strip().splitlines()) == 1
