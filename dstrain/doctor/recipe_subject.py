@@ -51,7 +51,7 @@ def subject_of(recipe: Recipe, family: Family, tokenizer: Any, batch: Batch) -> 
         targets=anatomy.targets(recipe, batch, tokenizer), weights=weights, smoothing=smoothing,
         vocab_size=len(tokenizer.token_bytes()), run=run,
         logits_of=lambda module, features: features @ module.model.output_weight.T.to(features.dtype),
-        exact=anatomy.exact, told_ahead=anatomy.told_ahead(recipe))
+        exact=anatomy.exact, context_padding_BX=anatomy.context_padding(batch), told_ahead=anatomy.told_ahead(recipe))
 
 
 def fresh_trainee(recipe: Recipe, family: Family, tokenizer: Any) -> nn.Module:

@@ -26,6 +26,10 @@ class Roles:
     """[B, T] number of the document within its row; negative in padding"""
     with_source: tuple[str, ...] = ()
     """other tensors of [B, S]; any other of [B, T] goes with `ids`"""
+    context: str | None = None
+    """[B, X] other tokens that a row reads, such as a puzzle's demonstrations"""
+    with_context: tuple[str, ...] = ()
+    """other tensors that tell of the context, such as the lengths of its parts"""
     chance: tuple[str, ...] = ()
     """tensors that decide dropout and nothing else: where there is none, nothing reads them"""
 
@@ -75,6 +79,8 @@ class Subject:
     """what may not be seen changes no bit; otherwise the order of sums may depend on it (experts that sort tokens)"""
     frozen: tuple[str, ...] = ()
     """parameters that are meant to stay as they are, by name or by a pattern such as encoder.*"""
+    context_padding_BX: Tensor | None = None
+    """where no token of `context` stands; None without one"""
     told_ahead: tuple[int, ...] = ()
     """for each head, how many tokens behind its own place it is given, as its task; none where nothing is said"""
 

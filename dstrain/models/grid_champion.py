@@ -40,6 +40,12 @@ class Read(NamedTuple):
     asked: Turns
     """by another grid, or by what is written"""
 
+    def of_side(self, side: int) -> Read:
+        """Of grids in turns the inputs (0) or the outputs (1)."""
+        x_BSC, can_attend_B11S, *turned = self
+        return Read(x_BSC[side::2], can_attend_B11S[side::2],
+                    *(Turns(*(tensor[side::2] for tensor in turns)) for turns in turned))
+
 
 class GridChampion(Transformer):
     def __init__(self, model: ArcModel, vocab_size: int, length: int) -> None:
@@ -132,13 +138,11 @@ class GridChampion(Transformer):
         """All outputs of the demonstrations [B, 1 + P L, C], and which of it may be attended. The first is nothing at
         all: it may be attended where nothing is shown."""
         rows, grids = lengths_BG.shape
-        pair_lengths_N = lengths_BG.view(rows, grids // 2, 2).flatten(0, 1)
-        tokens_NL = context_BX.view(len(pair_lengths_N), 2, -1)
-        keys_N = None if keys_B is None else part_keys(keys_B, grids).view(-1, 2)
-        slots_L = torch.arange(tokens_NL.shape[2], device=context_BX.device)
-        of_inputs, of_outputs = (None, None) if keys_N is None else keys_N.unbind(1)
-        inputs = self._read(tokens_NL[:, 0], pair_lengths_N[:, 0], of_inputs)
-        outputs = self._read(tokens_NL[:, 1], pair_lengths_N[:, 1], of_outputs)
+        keys_N = None if keys_B is None else part_keys(keys_B, grids)
+        every = self._read(context_BX.view(lengths_BG.numel(), -1), lengths_BG.flatten(), keys_N)
+        inputs, outputs = every.of_side(0), every.of_side(1)
+        slots_L = torch.arange(inputs.x_BSC.shape[1], device=context_BX.device)
+        of_inputs, of_outputs = (None, None) if keys_N is None else (keys_N[0::2], keys_N[1::2])
         input_NLC, output_NLC = inputs.x_BSC, outputs.x_BSC
         for block in self.encoder:
             input_NLC = self.run(block, input_NLC, inputs.can_attend_B11S, inputs.turns, of_inputs, slots_L)

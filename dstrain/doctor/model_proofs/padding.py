@@ -163,6 +163,9 @@ def lengthened(subject: Subject) -> TensorDict | None:
     padding = padding_of(subject)
     longer = {}
     for name, tensor in subject.batch.items():
+        if name == roles.context or name in roles.with_context:
+            longer[name] = tensor
+            continue
         side = roles.source if name == roles.source or name in roles.with_source else roles.ids
         if side not in padding:
             longer[name] = tensor  # this side has no padding to go on with

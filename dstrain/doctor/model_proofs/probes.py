@@ -106,6 +106,8 @@ def padding_of(subject: Subject) -> dict[str, Tensor]:
     found = {subject.roles.ids: beyond(subject.lengths_B, ids_of(subject).shape[1])}
     if subject.roles.source is not None:
         found[subject.roles.source] = beyond(subject.source_lengths_B, subject.batch[subject.roles.source].shape[1])
+    if subject.roles.context is not None:
+        found[subject.roles.context] = subject.context_padding_BX
     return {name: padding for name, padding in found.items() if bool(padding.any())}
 
 
@@ -124,7 +126,8 @@ def labels_of(subject: Subject) -> dict[str, int]:
     """By name of a tensor [B, T] that tells the model its targets: 0 where the token to be predicted at t stands at t,
     1 where it stands further on (the ids once more, which the model shifts itself)."""
     roles, ids, found = subject.roles, ids_of(subject), {}
-    inputs = {roles.ids, roles.source, roles.segments, *roles.with_source, *roles.chance}
+    inputs = {roles.ids, roles.source, roles.segments, roles.context, *roles.with_source, *roles.with_context,
+              *roles.chance}
     real_BT = ~beyond(subject.lengths_B, ids.shape[1])
     for name, tensor in subject.batch.items():
         if name in inputs or tensor.shape != ids.shape or tensor.is_floating_point() or tensor.dtype == torch.bool:
@@ -166,11 +169,15 @@ def picked_rows(subject: Subject, batch: TensorDict, rows: Tensor) -> TensorDict
 
 
 def cut(subject: Subject, batch: TensorDict, length: int, source_length: int | None) -> TensorDict:
-    """The first `length` positions, and of the source the first `source_length`, of all tensors that go with them."""
+    """The first `length` positions, and of the source the first `source_length`, of all tensors that go with them. A
+    context stays as it is."""
     roles, (rows, size) = subject.roles, ids_of(subject).shape
     source_size = subject.batch[roles.source].shape[1] if roles.source is not None else None
     shorter = {}
     for name, tensor in batch.items():
+        if name == roles.context or name in roles.with_context:
+            shorter[name] = tensor
+            continue
         sizes = {size: length}
         if source_size is not None:
             with_source = name == roles.source or name in roles.with_source
@@ -186,8 +193,10 @@ def cut(subject: Subject, batch: TensorDict, length: int, source_length: int | N
 def part_of(subject: Subject, rows: Tensor) -> Subject:
     """The subject on some of its rows."""
     source_lengths_B = None if subject.source_lengths_B is None else subject.source_lengths_B[rows]
+    context_padding_BX = None if subject.context_padding_BX is None else subject.context_padding_BX[rows]
     return replace(subject, batch=picked_rows(subject, subject.batch, rows), lengths_B=subject.lengths_B[rows],
-                   source_lengths_B=source_lengths_B, targets=tuple(target[rows] for target in subject.targets))
+                   source_lengths_B=source_lengths_B, context_padding_BX=context_padding_BX,
+                   targets=tuple(target[rows] for target in subject.targets))
 
 
 # What an embedding is given, and what depends on what it gives
@@ -240,8 +249,8 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 def tokens_of(subject: Subject, batch: TensorDict | None = None) -> TensorDict:
     batch = subject.batch if batch is None else batch
-    names = [subject.roles.ids] + ([subject.roles.source] if subject.roles.source is not None else [])
-    return {name: batch[name] for name in names}
+    names = (subject.roles.ids, subject.roles.source, subject.roles.context)
+    return {name: batch[name] for name in names if name is not None}
 
 
 def reached(output: Tensor, caught: Caught, name: str, rows: int) -> Tensor | None:

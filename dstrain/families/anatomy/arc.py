@@ -165,13 +165,22 @@ def _alone(batch: GridBatch, b: int) -> GridBatch:
 def _roles(recipe: Recipe) -> dict[str, str]:
     if recipe.model.kind == DECODER:
         return {"ids": "ids_BT", "segments": "segments_BT"}
-    context = {"context": "context_BX"} if recipe.model.kind == CHAMPION else {}
-    return {"ids": "ids_BT", "source": "source_BS", **context}
+    context = {"context": "context_BX", "with_context": ("context_lengths_BG",)}
+    return {"ids": "ids_BT", "source": "source_BS", **(context if recipe.model.kind == CHAMPION else {})}
+
+
+def _context_padding(batch: GridBatch) -> torch.Tensor | None:
+    """Behind each shown grid, and where a row has no such grid."""
+    if batch.context_BX is None:
+        return None
+    lengths_BG = batch.context_lengths_BG
+    slots_L = torch.arange(batch.context_BX.shape[1] // lengths_BG.shape[1])
+    return (slots_L >= lengths_BG[:, :, None]).flatten(1)
 
 
 ARC_ANATOMY = Anatomy(
     shrink=_shrunk, at_full_size=_at_full_size, micro_sizes=(TOKENS // 4, TOKENS // 2), excerpt=_excerpt,
     ragged=_ragged, intruded=_intruded, roles=_roles,
-    lengths=lambda batch: (batch.lengths_B, batch.source_lengths_B),
+    lengths=lambda batch: (batch.lengths_B, batch.source_lengths_B), context_padding=_context_padding,
     loss=lambda recipe, step=None: ((1.0,), 0.0),
     targets=lambda recipe, batch, tokenizer: _targets(batch), wrong=_wrong, alone=_alone, astray=targets_astray)

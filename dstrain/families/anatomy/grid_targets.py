@@ -28,11 +28,11 @@ from dstrain.data.grids.views import SYMMETRIES
 from dstrain.nn.grid_ids import SEPARATOR, START
 
 Known = tuple[bytes, int]
-"""what a query and its answer show, and how many targets are scored with it"""
+"""what a query and its answer show, and the answer's cells: turned, it has as many, but other ends of rows"""
 
 
 def targets_astray(recipe: Recipe, tokenizer: object, worlds: tuple[int, ...]) -> tuple[int, int]:
-    """(targets lost or doubled, targets counted) on each number of ranks, in small steps: a window holds several."""
+    """(cells lost or doubled, cells counted) of answers on each number of ranks, in small steps: a window holds several."""
     found = [_of_training(recipe, tokenizer, source, world) for source in recipe.data.train for world in worlds]
     found += [_of_validation(recipe, tokenizer, world) for world in worlds if recipe.data.valid]
     return sum(astray for astray, _ in found), sum(counted for _, counted in found)
@@ -57,7 +57,7 @@ def _of_training(recipe: Recipe, tokenizer: object, source: PuzzleSource, world:
                 if step.place["window"] >= count * epochs // window:
                     break
     expected = Counter({known: epochs * times for known, times in expected.items()})
-    return _astray(scored, expected) + given_away, _targets(expected)
+    return _astray(scored, expected) + given_away, _cells(expected)
 
 
 def _of_validation(recipe: Recipe, tokenizer: object, world: int) -> tuple[int, int]:
@@ -68,7 +68,7 @@ def _of_validation(recipe: Recipe, tokenizer: object, world: int) -> tuple[int, 
     for rank in range(world):
         for batch in valid_grids(recipe, tokenizer, rank, world):
             scored += _scored(batch)[0]
-    return _astray(scored, expected), _targets(expected)
+    return _astray(scored, expected), _cells(expected)
 
 
 def _tasks(source: PuzzleSource) -> list[dict]:
@@ -87,7 +87,7 @@ def _asked(examples: list[dict]) -> list[dict]:
 
 def _known(example: dict) -> Known:
     pair = Example(*(np.array(example[name], np.uint8) for name in ("input", "output")))
-    return _form(pair), len(ids_of(pair.output))
+    return _form(pair), pair.output.size
 
 
 def _form(pair: Example) -> bytes:
@@ -103,8 +103,8 @@ def _scored(batch: GridBatch) -> tuple[Counter[Known], int]:
             continue
         shown, query, targets = _read(batch, b)
         answer = grid_of(targets)
-        form = _form(Example(query, answer)) if query is not None and answer is not None else b"no grid"
-        found[form, len(targets)] += 1
+        is_whole = query is not None and answer is not None
+        found[(_form(Example(query, answer)), answer.size) if is_whole else (b"no grid", len(targets))] += 1
         given_away += len(targets) * any(np.array_equal(query, grid) for grid in shown)
     return found, given_away
 
@@ -128,8 +128,8 @@ def _read(batch: GridBatch, b: int) -> tuple[list[np.ndarray], np.ndarray | None
 
 
 def _astray(scored: Counter[Known], expected: Counter[Known]) -> int:
-    return _targets(scored - expected) + _targets(expected - scored)
+    return _cells(scored - expected) + _cells(expected - scored)
 
 
-def _targets(questions: Counter[Known]) -> int:
-    return sum(count * targets for (_, targets), count in questions.items())
+def _cells(questions: Counter[Known]) -> int:
+    return sum(count * cells for (_, cells), count in questions.items())
