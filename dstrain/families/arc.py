@@ -18,6 +18,7 @@ from dstrain.data.tokenizers.grid_tokenizer import GridTokenizer, grid_tokenizer
 from dstrain.data.window_place import merge_window_places
 from dstrain.families.adapting import base_weights, initial_weight, with_adapters
 from dstrain.families.anatomy.arc import ARC_ANATOMY
+from dstrain.families.arc_seen import pictures, scores_in_words
 from dstrain.families.own_class import model_of, why_no_text
 from dstrain.infer.grid_scores import generated_grid_scores
 from dstrain.models.decoder_lm import DecoderLm
@@ -27,6 +28,7 @@ from dstrain.nn.grid_ids import VOCABULARY
 from dstrain.objectives.next_token import NextToken
 from dstrain.objectives.trainee import Trainee
 from dstrain.train.family import Family
+from dstrain.train.picture import Drawn
 
 BUILT_IN = {DECODER: DecoderLm, ENCODER_DECODER: Seq2Seq, CHAMPION: GridChampion}
 
@@ -94,6 +96,10 @@ def _generated_scores(model: torch.nn.Module, tokenizer: GridTokenizer, recipe: 
     return generated_grid_scores(model, questions, recipe, ranks, alone, must_leave)
 
 
+def _pictures(model: torch.nn.Module, tokenizer: GridTokenizer, recipe: Recipe) -> dict[str, Drawn]:
+    return {} if why_no_text(model, *writes_with(recipe.model.kind)) is not None else pictures(model, recipe)
+
+
 ARC = Family(
     name="arc", command="solve",
     pinned=lambda recipe, saved: recipe, open_tokenizer=grid_tokenizer, build_trainee=_trainee,
@@ -102,4 +108,4 @@ ARC = Family(
     filler_batch=lambda recipe, world: filler_grids(recipe.model.kind),
     text_bytes=lambda recipe: None, flops_a_target=_flops, row_texts=_row_texts, data_in_words=_data_in_words,
     step_in_words=_step_in_words, sample=lambda model, tokenizer, recipe: [], generated_scores=_generated_scores,
-    anatomy=ARC_ANATOMY, model_in_words=_model_in_words)
+    anatomy=ARC_ANATOMY, model_in_words=_model_in_words, scores_in_words=scores_in_words, pictures=_pictures)

@@ -1,6 +1,6 @@
 """Answering puzzles with a trained model: the most likely id each time, among those that can spell a grid.
 
-An answer depends on nothing but its row: not on its batch, on what stands beside it, or on the order of the rows.
+An answer depends on nothing but its prompt: not on its batch, on what stands beside it, or on the prompts' order.
 Another batch shape rounds otherwise: in float64 that changes nothing; in float32 it may change an answer in which a
 choice hangs on rounding, and such choices are counted (`ties`).
 
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from dstrain.data.grids.grid_batch import GridBatch, collate_grids
-from dstrain.data.grids.row import DECODER, Row
+from dstrain.data.grids.prompt import Prompt
+from dstrain.data.grids.row import DECODER
 from dstrain.data.grids.task import Grid
-from dstrain.data.grids.tokens import END, LONGEST, grid_of
+from dstrain.data.grids.tokens import END, grid_of
 from dstrain.infer.grid_spelling import Spelling
 from dstrain.infer.ties import ROUNDING, greedy_ties
 from dstrain.nn.mode import in_eval
@@ -44,7 +45,7 @@ class GridWriter(Protocol):
 
 
 class Answered(NamedTuple):
-    """What became of one row."""
+    """What became of one prompt."""
 
     grid: Grid | None = None
     """None: it did not end within its limit, or there was no room for an answer"""
@@ -56,30 +57,30 @@ class Answered(NamedTuple):
     """choices that hang on rounding: there another batch shape may choose otherwise"""
 
 
-def answer_rows(model: nn.Module & GridWriter, rows: Sequence[Row | None], kind: str) -> list[Answered]:
-    """Each row's answer; None, a question that has no row, has no answer."""
-    found = [Answered()] * len(rows)
+def answer_prompts(model: nn.Module & GridWriter, prompts: Sequence[Prompt | None], kind: str) -> list[Answered]:
+    """Each prompt's answer; None, a question that does not fit the model, has no answer."""
+    found = [Answered()] * len(prompts)
     with in_eval(model):
-        for numbers in size_batches(rows, kind, model.length):
-            for number, answer in zip(numbers, _search(model, [rows[n] for n in numbers], kind), strict=True):
+        for numbers in size_batches(prompts, kind, model.length):
+            for number, answer in zip(numbers, _search(model, [prompts[n] for n in numbers], kind), strict=True):
                 found[number] = answer
     return found
 
 
-def size_batches(rows: Sequence[Row | None], kind: str, length: int) -> list[list[int]]:
-    """Numbers of the rows that can be answered, the smallest first, cut into batches."""
-    return list(_cut(rows, kind, length))
+def size_batches(prompts: Sequence[Prompt | None], kind: str, length: int) -> list[list[int]]:
+    """Numbers of the prompts that can be answered, the smallest first, cut into batches."""
+    return list(_cut(prompts, kind, length))
 
 
-def limit_of(row: Row, kind: str, length: int) -> int:
-    """How many ids its answer may have: as many as the largest grid, or as the model has positions for."""
-    taken = len(row.sequence()) - 1 if kind == DECODER else 0  # the answer's last id is never read
-    return min(LONGEST, length - taken)
+def limit_of(prompt: Prompt, kind: str, length: int) -> int:
+    """How many ids its answer may have: no more than the model has positions for."""
+    taken = len(prompt.row.sequence()) - 1 if kind == DECODER else 0  # the answer's last id is never read
+    return min(prompt.most, length - taken)
 
 
-def _cut(rows: Sequence[Row | None], kind: str, length: int) -> Iterator[list[int]]:
-    sizes = {n: row.size(kind) + limit_of(row, kind, length) for n, row in enumerate(rows)
-             if row is not None and limit_of(row, kind, length) >= SHORTEST}
+def _cut(prompts: Sequence[Prompt | None], kind: str, length: int) -> Iterator[list[int]]:
+    sizes = {n: prompt.row.size(kind) + limit_of(prompt, kind, length) for n, prompt in enumerate(prompts)
+             if prompt is not None and limit_of(prompt, kind, length) >= SHORTEST}
     batch: list[int] = []
     for number in sorted(sizes, key=sizes.__getitem__):
         if batch and (len(batch) == BATCH_ROWS or (len(batch) + 1) * sizes[number] > BATCH_POSITIONS):
@@ -91,13 +92,13 @@ def _cut(rows: Sequence[Row | None], kind: str, length: int) -> Iterator[list[in
 
 
 @torch.no_grad()
-def _search(model: nn.Module & GridWriter, rows: Sequence[Row], kind: str) -> list[Answered]:
+def _search(model: nn.Module & GridWriter, prompts: Sequence[Prompt], kind: str) -> list[Answered]:
     device = next(model.parameters()).device
-    batch = collate_grids(rows, range(len(rows)), kind).to(device)
-    limits = [limit_of(row, kind, model.length) for row in rows]
+    batch = collate_grids([prompt.row for prompt in prompts], range(len(prompts)), kind).to(device)
+    limits = [limit_of(prompt, kind, model.length) for prompt in prompts]
     memory = () if kind == DECODER else (_encoded(model, batch),)
     before = batch.lengths_B.tolist()
-    cache = model.new_cache(len(rows), max(map(sum, zip(before, limits))) - 1)
+    cache = model.new_cache(len(prompts), max(map(sum, zip(before, limits))) - 1)
     answers = _Answers(limits, device)
     ids_BT, lengths_B = batch.ids_BT, batch.lengths_B
     while True:

@@ -16,7 +16,7 @@ from torch import nn
 from dstrain.config.schema import Recipe
 from dstrain.data.grids.corpus import Question
 from dstrain.data.grids.task import Example, Grid
-from dstrain.infer.grid_answers import Answered, GridWriter, answer_rows, size_batches
+from dstrain.infer.grid_answers import Answered, GridWriter, answer_prompts, size_batches
 from dstrain.infer.grid_voting import Verdict, prompts_of, verdicts, views_of
 from dstrain.nn.mode import in_eval
 from dstrain.runtime.dist import Ranks
@@ -59,8 +59,8 @@ def generated_grid_scores(model: nn.Module & GridWriter, questions: Sequence[Que
         raise ranks.mistake("data.valid holds no puzzle whose answer is known: give others, or leave it out")
     with ranks.together("preparing the validation puzzles"):
         views = views_of(recipe, recipe.valid.views)
-        rows = prompts_of(questions, views, recipe)
-        batches = size_batches(rows, recipe.model.kind, model.length)
+        prompts = prompts_of(questions, views, recipe)
+        batches = size_batches(prompts, recipe.model.kind, model.length)
     share = ranks.world if alone else 1
     found: dict[int, Answered] = {}
     with in_eval(model):
@@ -71,13 +71,13 @@ def generated_grid_scores(model: nn.Module & GridWriter, questions: Sequence[Que
             mine = first + (ranks.rank if alone else 0)
             numbers = batches[mine] if mine < len(batches) else []
             with ranks.together("answering the validation puzzles"):
-                answers = answer_rows(model, [rows[n] for n in numbers], recipe.model.kind)
+                answers = answer_prompts(model, [prompts[n] for n in numbers], recipe.model.kind)
                 found |= dict(zip(numbers, answers, strict=True))
     everywhere = {n: answer for of_rank in ranks.gather(found) for n, answer in of_rank.items()}
     with ranks.together("scoring answers"):
         scores = None
         if ranks.first:
-            answers = [everywhere.get(n, Answered()) for n in range(len(rows))]
+            answers = [everywhere.get(n, Answered()) for n in range(len(prompts))]
             scores = scores_of(questions, verdicts(views, answers))
     return ranks.share(scores)
 

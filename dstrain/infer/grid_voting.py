@@ -9,12 +9,11 @@ from torch import nn
 
 from dstrain.config.schema import Recipe
 from dstrain.data.grids.corpus import Question
-from dstrain.data.grids.prompt import prompt_of
-from dstrain.data.grids.row import Row
+from dstrain.data.grids.prompt import Prompt, prompt_of
 from dstrain.data.grids.task import Grid
 from dstrain.data.grids.views import View, views_to_answer
 from dstrain.data.hashing import VIEWS
-from dstrain.infer.grid_answers import Answered, GridWriter, answer_rows
+from dstrain.infer.grid_answers import Answered, GridWriter, answer_prompts
 
 ATTEMPTS = 2
 
@@ -43,7 +42,7 @@ def answer_questions(model: nn.Module & GridWriter, questions: Sequence[Question
                      ) -> list[Verdict]:
     """Each question's verdict, answered in so many views."""
     seen = views_of(recipe, views)
-    answers = answer_rows(model, prompts_of(questions, seen, recipe), recipe.model.kind)
+    answers = answer_prompts(model, prompts_of(questions, seen, recipe), recipe.model.kind)
     return verdicts(seen, answers)
 
 
@@ -52,7 +51,7 @@ def views_of(recipe: Recipe, count: int) -> list[View]:
     return views_to_answer(count, recipe.data.symmetries, recipe.data.colours, VIEWS, recipe.run.seed)
 
 
-def prompts_of(questions: Sequence[Question], views: Sequence[View], recipe: Recipe) -> list[Row | None]:
+def prompts_of(questions: Sequence[Question], views: Sequence[View], recipe: Recipe) -> list[Prompt | None]:
     """Question by question, each in every view."""
     return [prompt_of(question, view, recipe.data, recipe.model.kind, recipe.batch.length)
             for question in questions for view in views]

@@ -37,13 +37,13 @@ class Copies:
     def __init__(self, other=None):
         self.other, self.asked = other, []
 
-    def __call__(self, model, rows, kind):
+    def __call__(self, model, prompts, kind):
         from dstrain.data.grids.tokens import grid_of
         from dstrain.infer.grid_answers import Answered
 
         found = []
-        for number, row in enumerate(rows):
-            grid = grid_of(row.query)
+        for number, prompt in enumerate(prompts):
+            grid = grid_of(prompt.row.query)
             self.asked.append(grid.tolist())
             views = views_of(trained().recipe, 8)
             if views[number % len(views)].back(grid)[0, 0] == 9:
@@ -63,7 +63,7 @@ def spoken(monkeypatch, capsys, tmp_path):
     """The command in this process, in a folder with two tasks: exit code, what it prints, what it says beside."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(solve, "load_trained", lambda *_: trained())
-    monkeypatch.setattr("dstrain.infer.grid_voting.answer_rows", Copies())
+    monkeypatch.setattr("dstrain.infer.grid_voting.answer_prompts", Copies())
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "flip.json").write_text(json.dumps(FLIP))
     (tmp_path / "tasks" / "unknown.json").write_text(json.dumps(UNKNOWN))
@@ -90,7 +90,7 @@ def test_the_submission_has_two_attempts_for_each_query_of_each_task(spoken, tmp
 def test_two_different_answers_are_two_attempts_with_the_puzzle_as_it_is_first(spoken, tmp_path, monkeypatch):
     import numpy as np
 
-    monkeypatch.setattr("dstrain.infer.grid_voting.answer_rows", Copies(np.array([[0, 0, 0]], np.uint8)))
+    monkeypatch.setattr("dstrain.infer.grid_voting.answer_prompts", Copies(np.array([[0, 0, 0]], np.uint8)))
     monkeypatch.setattr("dstrain.infer.grid_voting.views_of", lambda recipe, count: views_of(recipe, 1) * count)
     assert spoken("--tasks", "tasks/flip.json", "--views", "2")[0] == 0
     assert json.loads((tmp_path / "submission.json").read_text())["flip"][0] == {
@@ -193,8 +193,8 @@ def test_ctrl_c_says_how_many_tasks_were_answered_and_writes_nothing(spoken, tmp
 
 
 def test_blocks_change_no_answer_and_progress_is_drawn_on_a_terminal(spoken, tmp_path, monkeypatch):
-    monkeypatch.setattr("dstrain.infer.grid_voting.answer_rows", __import__(
-        "dstrain.infer.grid_answers", fromlist=["answer_rows"]).answer_rows)
+    monkeypatch.setattr("dstrain.infer.grid_voting.answer_prompts", __import__(
+        "dstrain.infer.grid_answers", fromlist=["answer_prompts"]).answer_prompts)
     spoken("--tasks", "tasks", "--views", "3")
     together = (tmp_path / "submission.json").read_text()
     monkeypatch.setattr(solve, "TASKS_A_BLOCK", 1)
@@ -231,7 +231,7 @@ def test_what_was_adapted_is_what_answers(spoken, monkeypatch):
         return Copies()(model, rows, kind)
 
     monkeypatch.setattr(solve, "load_trained", lambda *_: model)
-    monkeypatch.setattr("dstrain.infer.grid_voting.answer_rows", look)
+    monkeypatch.setattr("dstrain.infer.grid_voting.answer_prompts", look)
     spoken("--tasks", "tasks", "--adapt", "1")
     assert len(seen) == 2 and all(len(adapters) == 11 and all(adapters) for adapters in seen)
     spoken("--tasks", "tasks")

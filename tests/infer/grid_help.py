@@ -12,7 +12,8 @@ from dstrain.config.arc import ArcModel, PuzzleData
 from dstrain.config.schema import LmModel
 from dstrain.config.translate import TranslateModel
 from dstrain.data.grids.corpus import Question
-from dstrain.data.grids.row import CHAMPION, DECODER, ENCODER_DECODER, Row, row_of
+from dstrain.data.grids.prompt import Prompt
+from dstrain.data.grids.row import CHAMPION, DECODER, ENCODER_DECODER, row_of
 from dstrain.data.grids.task import Example, Grid, Task
 from dstrain.data.grids.tokens import END, ROW_END, VOCABULARY
 from dstrain.models.decoder_lm import DecoderLm
@@ -80,18 +81,18 @@ def model_of(kind: str, length: int = 130, seed: int = 1, dtype: torch.dtype = t
     return model
 
 
-def some_rows(count: int, seed: int = 0) -> list[Row]:
+def some_prompts(count: int, seed: int = 0) -> list[Prompt]:
     """Of 0 to 3 demonstrations each, and grids of 1 to 4 a side."""
     chance = np.random.default_rng(seed)
 
     def some() -> Grid:
         return chance.integers(0, 10, (chance.integers(1, 5), chance.integers(1, 5))).astype(np.uint8)
 
-    return [row_of([Example(some(), some()) for _ in range(chance.integers(0, 4))], Example(some(), None))
+    return [Prompt(row_of([Example(some(), some()) for _ in range(chance.integers(0, 4))], Example(some(), None)))
             for _ in range(count)]
 
 
-def plain_answer(model: nn.Module, row: Row, kind: str, limit: int) -> tuple[list[int], float]:
+def plain_answer(model: nn.Module, prompt: Prompt, kind: str, limit: int) -> tuple[list[int], float]:
     """The ids of a greedy search and their summed log p, by the whole forward pass for each, and rules in words."""
     from dstrain.data.grids.grid_batch import collate_grids
 
@@ -100,7 +101,7 @@ def plain_answer(model: nn.Module, row: Row, kind: str, limit: int) -> tuple[lis
     total = 0.0
     while len(written) < limit and END not in written:
         # A decoder's prompt goes on; the others' target begins with the start that a prompt has.
-        inputs = collate_grids([row], [0], kind).inputs()
+        inputs = collate_grids([prompt.row], [0], kind).inputs()
         ids = [*inputs["ids_BT"][0].tolist(), *written]
         inputs["ids_BT"] = torch.tensor([ids])
         if kind == DECODER:

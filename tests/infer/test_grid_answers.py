@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from grid_help import KINDS, allowed_after, example, grid, model_of, plain_answer, some_rows
+from grid_help import KINDS, allowed_after, example, grid, model_of, plain_answer, some_prompts
 
+from dstrain.data.grids.prompt import Prompt
 from dstrain.data.grids.row import DECODER, ENCODER_DECODER, row_of
-from dstrain.data.grids.tokens import END, LONGEST, ROW_END, START, VOCABULARY, grid_of, ids_of
+from dstrain.data.grids.tokens import END, LONGEST, ROW_END, START, VOCABULARY, grid_of
 from dstrain.infer import grid_answers
-from dstrain.infer.grid_answers import Answered, answer_rows, limit_of, size_batches
+from dstrain.infer.grid_answers import Answered, answer_prompts, limit_of, size_batches
 from dstrain.infer.grid_spelling import Spelling
 
-ROWS = some_rows(13)
+PROMPTS = some_prompts(13)
+
+
+def prompt(query: str) -> Prompt:
+    """Without demonstrations."""
+    return Prompt(row_of([], example(query, None)))
 
 
 def same(found: Answered, other: Answered) -> bool:
@@ -28,9 +33,9 @@ def same(found: Answered, other: Answered) -> bool:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_is_what_whole_forward_passes_choose(kind):
     model = model_of(kind)
-    answers = answer_rows(model, ROWS, kind)
-    for row, answer in zip(ROWS, answers, strict=True):
-        ids, logprob = plain_answer(model, row, kind, limit_of(row, kind, model.length))
+    answers = answer_prompts(model, PROMPTS, kind)
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        ids, logprob = plain_answer(model, prompt, kind, limit_of(prompt, kind, model.length))
         assert len(ids) == answer.tokens and answer.logprob == pytest.approx(logprob, abs=1e-9)
         assert np.array_equal(answer.grid, grid_of(ids)) if END in ids else answer.grid is None
     grids = [answer.grid for answer in answers if answer.grid is not None]
@@ -40,13 +45,13 @@ def test_an_answer_is_what_whole_forward_passes_choose(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_neighbours_batches_and_order_change_no_answer(kind, monkeypatch):
     model = model_of(kind)
-    together = answer_rows(model, ROWS, kind)
-    assert all(same(answer_rows(model, [row], kind)[0], answer) for row, answer in zip(ROWS, together, strict=True))
-    order = random.Random(2).sample(range(len(ROWS)), len(ROWS))
+    together = answer_prompts(model, PROMPTS, kind)
+    assert all(same(answer_prompts(model, [prompt], kind)[0], answer) for prompt, answer in zip(PROMPTS, together, strict=True))
+    order = random.Random(2).sample(range(len(PROMPTS)), len(PROMPTS))
     for rows, positions in ((5, 700), (64, 400)):
         monkeypatch.setattr(grid_answers, "BATCH_ROWS", rows)
         monkeypatch.setattr(grid_answers, "BATCH_POSITIONS", positions)
-        mixed = answer_rows(model, [ROWS[n] for n in order], kind)
+        mixed = answer_prompts(model, [PROMPTS[n] for n in order], kind)
         assert all(same(mixed[place], together[n]) for place, n in enumerate(order))
 
 
@@ -56,8 +61,8 @@ def test_random_weights_never_spell_a_ragged_grid(kind, spread):
     """`grid_of` gives no grid where rows differ, are empty or more than 30."""
     for seed in range(2):
         model = model_of(kind, length=150, seed=seed, dtype=torch.float32, spread=spread)
-        for row, answer in zip(ROWS, answer_rows(model, ROWS, kind), strict=True):
-            assert answer.grid is not None or answer.tokens == limit_of(row, kind, 150)
+        for prompt, answer in zip(PROMPTS, answer_prompts(model, PROMPTS, kind), strict=True):
+            assert answer.grid is not None or answer.tokens == limit_of(prompt, kind, 150)
 
 
 def spelt(prefer) -> list[int]:
@@ -137,7 +142,7 @@ class Source:
 
 def test_log_p_is_of_all_ids_and_the_end_counts():
     """p of each id is e^3 / (e^3 + e^2 + 12 e^0) of 14 ids; a grid of 2 x 3 has 9 ids."""
-    answer, = answer_rows(Recites(), [row_of([], example("123 456", None))], ENCODER_DECODER)
+    answer, = answer_prompts(Recites(), [prompt("123 456")], ENCODER_DECODER)
     assert np.array_equal(answer.grid, grid("123", "456")) and answer.tokens == 9 and answer.ties == 0
     e = float(np.e)
     assert answer.logprob == pytest.approx(9 * np.log(e**3 / (e**3 + e**2 + 12)))
@@ -147,44 +152,50 @@ def test_a_choice_between_equals_is_counted_and_one_without_a_choice_is_not():
     """All logits of cells are equal: of a grid of one column each cell but no row end is a choice."""
     model = Recites()
     model.logits = lambda hidden: torch.tensor([[0.0] * 10 + [5.0, 9.0, 4.0, 9.0]]).repeat(len(hidden), 1)
-    answer, = answer_rows(model, [row_of([], example("1", None))], ENCODER_DECODER)
+    answer, = answer_prompts(model, [prompt("1")], ENCODER_DECODER)
     assert answer.grid.shape == (1, 1) and (answer.tokens, answer.ties) == (3, 1)
 
 
 def test_an_answer_without_an_end_within_its_limit_is_none():
     """A 3 x 3 grid has 13 ids."""
-    row = row_of([], example("123 456 789", None))
-    assert answer_rows(Recites(13), [row], ENCODER_DECODER)[0].grid is not None
-    cut, = answer_rows(Recites(12), [row], ENCODER_DECODER)
+    asked = prompt("123 456 789")
+    assert answer_prompts(Recites(13), [asked], ENCODER_DECODER)[0].grid is not None
+    cut, = answer_prompts(Recites(12), [asked], ENCODER_DECODER)
     assert cut.grid is None and cut.tokens == 12
+
+
+def test_an_answer_has_no_more_ids_than_its_prompt_allows():
+    """A 3 x 3 grid has 13 ids."""
+    for most, tokens in ((13, 13), (12, 12)):
+        answer, = answer_prompts(Recites(), [prompt("123 456 789")._replace(most=most)], ENCODER_DECODER)
+        assert answer.tokens == tokens and (answer.grid is None) == (most == 12)
 
 
 def test_a_decoder_has_as_many_positions_for_an_answer_as_its_prompt_leaves():
     """START, two cells, a row end and SEPARATOR are read, and of the answer all but its end."""
-    row = row_of([], example("12", None))
-    assert len(row.sequence()) == 5
-    assert limit_of(row, DECODER, 10) == 6 and limit_of(row, ENCODER_DECODER, 10) == 10
-    assert limit_of(row, DECODER, 5000) == limit_of(row, ENCODER_DECODER, 5000) == LONGEST
+    asked = prompt("12")
+    assert len(asked.row.sequence()) == 5
+    assert limit_of(asked, DECODER, 10) == 6 and limit_of(asked, ENCODER_DECODER, 10) == 10
+    assert limit_of(asked, DECODER, 5000) == limit_of(asked, ENCODER_DECODER, 5000) == LONGEST
     model = model_of(DECODER, length=11)
-    answer, = answer_rows(model, [row], DECODER)
+    answer, = answer_prompts(model, [asked], DECODER)
     assert answer.tokens <= 7
-    rows = [row, replace(row, query=np.append(ids_of(grid("1" * 8))[:-1], END))]
-    assert answer_rows(model, rows, DECODER)[1] == Answered()                       # 11 of 11 are taken
+    assert answer_prompts(model, [asked, prompt("1" * 8)], DECODER)[1] == Answered()                       # 11 of 11 are taken
 
 
 def test_a_question_without_a_row_has_no_answer():
     model = model_of(ENCODER_DECODER)
-    found = answer_rows(model, [None, ROWS[0], None], ENCODER_DECODER)
-    assert found[0] == found[2] == Answered() and same(found[1], answer_rows(model, ROWS[:1], ENCODER_DECODER)[0])
-    assert answer_rows(model, [], ENCODER_DECODER) == []
+    found = answer_prompts(model, [None, PROMPTS[0], None], ENCODER_DECODER)
+    assert found[0] == found[2] == Answered() and same(found[1], answer_prompts(model, PROMPTS[:1], ENCODER_DECODER)[0])
+    assert answer_prompts(model, [], ENCODER_DECODER) == []
 
 
 def test_batches_hold_rows_of_like_size_and_no_more_positions_than_they_may(monkeypatch):
     monkeypatch.setattr(grid_answers, "BATCH_ROWS", 4)
     monkeypatch.setattr(grid_answers, "BATCH_POSITIONS", 700)
-    batches = size_batches([*ROWS, None], DECODER, 200)
-    sizes = [[ROWS[n].size(DECODER) + limit_of(ROWS[n], DECODER, 200) for n in batch] for batch in batches]
-    assert sorted(n for batch in batches for n in batch) == list(range(len(ROWS)))
+    batches = size_batches([*PROMPTS, None], DECODER, 200)
+    sizes = [[PROMPTS[n].row.size(DECODER) + limit_of(PROMPTS[n], DECODER, 200) for n in batch] for batch in batches]
+    assert sorted(n for batch in batches for n in batch) == list(range(len(PROMPTS)))
     assert [size for batch in sizes for size in batch] == sorted(size for batch in sizes for size in batch)
     assert all(len(batch) <= 4 and len(batch) * batch[-1] <= 700 for batch in sizes) and len(batches) > 3
 
@@ -193,11 +204,11 @@ def test_every_mode_is_restored_and_dropout_is_off(monkeypatch):
     model = model_of(DECODER).train()
     model.embed_dropout.eval()
     modes = [module.training for module in model.modules()]
-    first = answer_rows(model, ROWS, DECODER)
-    assert all(map(same, first, answer_rows(model.eval(), ROWS, DECODER)))
+    first = answer_prompts(model, PROMPTS, DECODER)
+    assert all(map(same, first, answer_prompts(model.eval(), PROMPTS, DECODER)))
     for module, training in zip(model.modules(), modes, strict=True):
         module.training = training
     model.logits = lambda hidden: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        answer_rows(model, ROWS, DECODER)
+        answer_prompts(model, PROMPTS, DECODER)
     assert [module.training for module in model.modules()] == modes

@@ -152,8 +152,8 @@ def test_scores_do_not_depend_on_the_number_of_ranks_to_the_bit(fives):
 
 
 def test_a_rank_answers_its_share_of_the_batches_alone_and_all_of_them_together(fives, monkeypatch):
-    rows, inner = [], module.answer_rows
-    monkeypatch.setattr(module, "answer_rows", lambda model, some, kind: rows.append(len(some)) or inner(
+    rows, inner = [], module.answer_prompts
+    monkeypatch.setattr(module, "answer_prompts", lambda model, some, kind: rows.append(len(some)) or inner(
         model, some, kind))
     on_ranks(2, True)
     assert sum(rows) == 30

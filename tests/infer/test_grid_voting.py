@@ -7,7 +7,7 @@ import pytest
 from grid_help import KINDS, grid, model_of, questions_of, recipe_of, task_of
 
 from dstrain.data.grids.views import View
-from dstrain.infer.grid_answers import Answered, answer_rows
+from dstrain.infer.grid_answers import Answered, answer_prompts
 from dstrain.infer.grid_voting import answer_questions, prompts_of, ranked, verdicts, views_of
 
 A, B, C = grid("1"), grid("2"), grid("1", "1")
@@ -65,6 +65,6 @@ def test_a_question_is_answered_the_same_whatever_is_asked_beside_it(kind):
         assert [candidate.grid.tolist() for candidate in alone.attempts] == [
             candidate.grid.tolist() for candidate in verdict.attempts] and alone[1:] == verdict[1:]
     once = answer_questions(model, questions, recipe, 1)
-    plain = answer_rows(model, prompts_of(questions, [View()], recipe), kind)
+    plain = answer_prompts(model, prompts_of(questions, [View()], recipe), kind)
     assert [verdict.attempts[0].grid.tolist() for verdict in once if verdict.attempts] == [
         answer.grid.tolist() for answer in plain if answer.grid is not None]
