@@ -13,15 +13,17 @@ BLOCK = 512
 class Chance:
     def __init__(self, key: int):
         self._key, self._blocks, self._next = key, 0, BLOCK
-        self._draws = np.empty(0, np.uint64)
+        self._draws, self._listed = np.empty(0, np.uint64), []
 
     def below(self, end: int) -> int:
         """One of 0 .. end - 1."""
-        return int(self._some(1)[0]) * end >> 32
+        place = self._some(1)  # may fetch the block
+        return self._listed[place] * end >> 32
 
     def many_below(self, end: int, count: int) -> np.ndarray:
         """Each one of 0 .. end - 1, uint64."""
-        return self._some(count) * np.uint64(end) >> np.uint64(32)
+        first = self._some(count)
+        return self._draws[first:first + count] * np.uint64(end) >> np.uint64(32)
 
     def of(self, these: Sequence[int]) -> int:
         return these[self.below(len(these))]
@@ -33,17 +35,20 @@ class Chance:
 
     def places(self, end: int, count: int) -> np.ndarray:
         """So many of 0 .. end - 1, none twice."""
-        return np.argsort(self._some(end), kind="stable")[:count]
+        first = self._some(end)
+        return np.argsort(self._draws[first:first + end], kind="stable")[:count]
 
-    def _some(self, count: int) -> np.ndarray:
-        """The next draws of 32 bits. What is left of a block is dropped where it does not suffice."""
+    def _some(self, count: int) -> int:
+        """Where the next draws stand, each of 32 bits. What is left of a block is dropped where it does not suffice."""
         if count > BLOCK:
             raise ValueError(f"{count} draws at once; there are {BLOCK} in a block")
         if self._next + count > BLOCK:
             self._draws, self._next = _block(self._key, self._blocks), 0
+            self._listed = self._draws.tolist()  # numpy is slow to give one number
             self._blocks += 1
+        first = self._next
         self._next += count
-        return self._draws[self._next - count:self._next]
+        return first
 
 
 _STEPS = np.arange(1, BLOCK + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)

@@ -6,15 +6,15 @@ import numpy as np
 
 from dstrain.data.grids.made.chance import Chance
 from dstrain.data.grids.made.counting import WAYS_TO_COUNT
-from dstrain.data.grids.made.rule import Rule, as_it_is, palette, shapes, speckled
+from dstrain.data.grids.made.rule import Rule, as_it_is, palette, shapes, with_object
 from dstrain.data.grids.task import Grid
 
-LONGEST = (4, 5, 5, 6, 6)
+LONGEST = (4, 4, 4, 5, 5)
 """no more: some grids are shown twice"""
 
 
 def copy(chance: Chance) -> Rule:
-    colours, shape = palette(chance, 2, 4), shapes(chance, LONGEST)
+    colours, shape = palette(chance, 1, 2), shapes(chance, LONGEST)
     ways = (as_it_is, side_by_side, one_below_the_other, object_alone)
     way = chance.below(len(ways))
     others = (*ways[:way], *ways[way + 1:], *WAYS_TO_COUNT)  # a cell that is all of an object might have been counted
@@ -33,12 +33,3 @@ def object_alone(grid: Grid) -> Grid:
     """The smallest rectangle that holds all coloured cells."""
     rows, columns = np.flatnonzero(grid.any(axis=1)), np.flatnonzero(grid.any(axis=0))
     return np.ascontiguousarray(grid[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1])
-
-
-def with_object(chance: Chance, shape: tuple[int, int], colours: list[int]) -> Grid:
-    """A patch of coloured cells somewhere on the background: as large as the grid, or as small as one cell."""
-    height, width = (1 + chance.below(min(side, 4)) for side in shape)
-    top, left = chance.below(shape[0] - height + 1), chance.below(shape[1] - width + 1)
-    grid = np.zeros(shape, np.uint8)
-    grid[top:top + height, left:left + width] = speckled(chance, (height, width), colours, 1)
-    return grid

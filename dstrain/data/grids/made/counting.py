@@ -8,7 +8,7 @@ from dstrain.data.grids.made.chance import Chance
 from dstrain.data.grids.made.rule import Rule, palette, shapes
 from dstrain.data.grids.task import COLOURS, Grid
 
-LONGEST = (4, 5, 5, 6, 6, 7)
+LONGEST = (4, 4, 4, 5, 5, 6)
 MOST_COUNTED = 6
 
 

@@ -7,17 +7,18 @@ from functools import partial
 import numpy as np
 
 from dstrain.data.grids.made.chance import Chance
-from dstrain.data.grids.made.rule import Rule, as_it_is, palette, shapes, speckled
+from dstrain.data.grids.made.rule import Rule, changed, palette, shapes, speckled
 from dstrain.data.grids.task import Grid
 
 TO = ("left", "right", "top", "bottom")
 
 
 def gravity(chance: Chance) -> Rule:
-    to = TO[chance.below(len(TO))]
-    colours, shape = palette(chance, 1, 3), shapes(chance, shortest=3)
-    return Rule(lambda: speckled(chance, shape(), colours, 2 * len(colours)), partial(fallen, to=to),
-                (as_it_is, *(partial(fallen, to=other) for other in TO if other != to)))
+    colours, shape = palette(chance, 1, 2), shapes(chance, shortest=3)
+    side = chance.below(len(TO))
+    answers = [partial(fallen, to=to) for to in TO]
+    draw = changed(lambda: speckled(chance, shape(), colours, 2 * len(colours)), answers[side])
+    return Rule(draw, answers[side], (*answers[:side], *answers[side + 1:]))
 
 
 def fallen(grid: Grid, to: str) -> Grid:

@@ -10,7 +10,7 @@ from dstrain.data.grids.made.chance import Chance
 from dstrain.data.grids.made.rule import BACKGROUND, Rule, palette, shapes
 from dstrain.data.grids.task import Grid
 
-LONGEST = (5, 5, 6, 6, 6, 7, 8)
+LONGEST = (5, 5, 5, 6, 6, 7)
 BOX_SIDES = (3, 3, 3, 4, 4, 5)
 """of a box, with its walls"""
 
@@ -18,7 +18,7 @@ BOX_SIDES = (3, 3, 3, 4, 4, 5)
 def fill(chance: Chance) -> Rule:
     """One or two boxes, and cells outside that mean nothing. Every demonstration has a box, so one other colour stands
     for all others."""
-    paint, *walls = palette(chance, 2, 4)
+    paint, *walls = palette(chance, 2, 3)
     shape = shapes(chance, LONGEST, shortest=3)
     return Rule(lambda: boxes(chance, shape(), walls), partial(filled, paint=paint),
                 (partial(filled, paint=walls[0]),))

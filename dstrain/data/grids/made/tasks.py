@@ -28,6 +28,8 @@ KINDS = (
 TO_TRAIN = 2**20
 """numbers below are to train on, those from there on to validate on"""
 FEWEST_SHOWN = 3
+DRAWS = 200
+"""of inputs, until another rule is taken"""
 TELLING = 2
 """demonstrations that tell a rule from each other one of its kind: so one of them may be left out"""
 
@@ -36,22 +38,25 @@ def made_task(number: int) -> Task:
     """3 or 4 demonstrations and a query. Its kind is the number's remainder, so neighbours are of different kinds."""
     kind = KINDS[number % len(KINDS)]
     chance = Chance(mix(MADE_PUZZLES, number))
-    rule = kind.rule(chance)
     shown = FEWEST_SHOWN + chance.below(2)
     while True:
+        rule = kind.rule(chance)
         inputs = _different(rule, shown + 1, number >= TO_TRAIN)
         examples = tuple(Example(grid, rule.answer(grid)) for grid in inputs)
-        if all(_told_from(other, examples[:shown]) for other in rule.others):
+        if len(inputs) > shown and all(_told_from(other, examples[:shown]) for other in rule.others):
             return Task(f"embedded/{kind.name}/{number}", kind.name, examples[:shown], examples[shown:])
 
 
 def _different(rule: Rule, count: int, to_validate: bool) -> list[Grid]:
-    """Inputs of that part, none of them empty and no two alike."""
+    """Inputs of that part, none of them empty and no two alike. Fewer than `count` where the rule hardly has more: that
+    few small grids are of the same part is a matter of chance."""
     found: dict[tuple[tuple[int, ...], bytes], Grid] = {}
-    while len(found) < count:
+    for _ in range(DRAWS):
         grid = rule.draw()
         if grid.any() and is_to_validate(grid) == to_validate:
             found[grid.shape, grid.tobytes()] = grid
+        if len(found) == count:
+            break
     return list(found.values())
 
 

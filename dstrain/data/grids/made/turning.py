@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from dstrain.data.grids.made.chance import Chance
-from dstrain.data.grids.made.rule import Answer, Rule, as_it_is, palette, shapes, speckled
+from dstrain.data.grids.made.rule import Answer, Rule, changed, palette, shapes, with_object
 from dstrain.data.grids.task import Grid
 
 DOWN, ACROSS = 0, 1
@@ -39,6 +39,6 @@ _ROTATIONS = tuple(partial(rotated, quarters=quarters) for quarters in QUARTERS)
 
 def _rule(chance: Chance, answer: Answer) -> Rule:
     """The two kinds are told from each other, too."""
-    colours, shape = palette(chance, 2, 4), shapes(chance, shortest=2)
-    others = tuple(other for other in (*_FLIPS, *_ROTATIONS, as_it_is) if other is not answer)
-    return Rule(lambda: speckled(chance, shape(), colours, len(colours)), answer, others)
+    colours, shape = palette(chance, 1, 2), shapes(chance, shortest=2)
+    others = tuple(other for other in (*_FLIPS, *_ROTATIONS) if other is not answer)
+    return Rule(changed(lambda: with_object(chance, shape(), colours, smallest=2), answer), answer, others)
