@@ -90,6 +90,13 @@ def test_large_pairs_in_common_in_two_different_symmetries_are_chance():
     assert shared_with_training([mixed], LARGE) == []
 
 
+def test_one_large_pair_in_common_is_chance():
+    """A blank grid that stays so, for one."""
+    blank = pair(" ".join(["0" * 10] * 10), " ".join(["0" * 10] * 10))
+    valid = task("t", [blank], [pair("12 34", "5")])
+    assert shared_with_training([valid], [task("train", [blank], [pair("56 78", "9")])]) == []
+
+
 def test_small_pairs_in_common_are_chance_but_not_where_there_are_no_others():
     """Of 49 cells each they are small, of 50 they are not."""
     one, other, third = pair("123 456 789", "1"), pair("12 34", "5"), pair("0011 2233", "4")

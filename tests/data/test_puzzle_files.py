@@ -250,6 +250,11 @@ def test_a_folder_alone_is_refused_with_an_example(tmp_path):
         files_of(PuzzleSource(path=str(tmp_path / "no.json")), "data.train.0")
 
 
+def test_a_file_that_is_no_json_is_refused(tmp_path):
+    (write(tmp_path, t=GOOD) / "notes.txt").write_text("")
+    assert "notes.txt does not end in .json; rename it or narrow the pattern" in error_of(tmp_path, pattern="*")
+
+
 def test_the_files_of_a_source_are_those_that_are_read(tmp_path):
     folder = write(tmp_path, x_challenges={"one": GOOD}, x_solutions={"one": [[[6]]]}, a=GOOD)
     source = PuzzleSource(path=str(folder / "x_c*.json"))
