@@ -40,9 +40,11 @@ Seen = dict[bytes, set[tuple[int, int]]]
 def check_apart(train: Sequence[PuzzleCorpus], valid: Sequence[PuzzleCorpus]) -> None:
     """A UserError where a puzzle stands on both sides. Of embedded ones to train on there are too many to look at:
     their parts are apart by how they are made."""
+    from_files = [corpus for corpus in train if corpus.file_count]
+    if not from_files:
+        return
     to_validate = {(corpus.number, question.task.name): question.task
                    for corpus in valid for question in corpus.to_validate()}
-    from_files = [corpus for corpus in train if corpus.file_count]
     shared = shared_with_training(to_validate.values(), chain.from_iterable(c.tasks() for c in from_files))
     if shared:
         named = ", ".join(_in_words(one) for one in shared[:NAMED_AT_MOST])
