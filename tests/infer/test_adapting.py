@@ -38,6 +38,7 @@ class Copier(nn.Module):
         self.up, self.down = nn.Linear(VOCABULARY, 32), nn.Linear(32, VOCABULARY)
         for number, matrix in enumerate((self.up.weight, self.down.weight)):
             matrix.data = 0.1 * torch.randn(matrix.shape, generator=torch.Generator().manual_seed(number))
+        self.up.bias.data.zero_(), self.down.bias.data.zero_()
 
     def forward(self, *, source_BS, source_lengths_B, ids_BT, lengths_B, keys_B):
         x_BTC = F.one_hot(source_BS, VOCABULARY).float()
@@ -87,6 +88,13 @@ def test_what_is_learned_depends_on_puzzle_and_seed_and_not_on_what_was_learned_
     assert same(first, learned(model, EXCHANGED, IN_VIEWS, DECODER)[1])
     with torch.no_grad():
         assert same(first, learned(model, EXCHANGED, IN_VIEWS, DECODER)[1])
+
+
+def test_the_first_adapters_are_the_puzzle_s_own():
+    """An encoder-decoder's rows of one demonstration are the same under any name."""
+    one = replace(EXCHANGED, demonstrations=EXCHANGED.demonstrations[:1])
+    _, first = learned(Copier(), one, AS_THEY_ARE, ENCODER_DECODER)
+    assert not same(first, learned(Copier(), replace(one, name="other"), AS_THEY_ARE, ENCODER_DECODER)[1])
 
 
 @pytest.mark.parametrize("fails", [False, True])
