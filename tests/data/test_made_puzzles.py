@@ -8,8 +8,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from dstrain.data.grids.made import tasks
 from dstrain.data.grids.made.chance import BLOCK, Chance
+from dstrain.data.grids.made.filling import enclosed
+from dstrain.data.grids.made.rule import Kind, Rule
 from dstrain.data.grids.made.tasks import KINDS, made_task
+from dstrain.data.grids.made.turning import flip
 from dstrain.data.grids.task import COLOURS, Task
 from dstrain.data.grids.views import SYMMETRIES, View, view_of
 
@@ -135,6 +139,14 @@ def test_one_demonstration_may_be_left_out(name):
             assert answers([name], pairs[:place] + pairs[place + 1:], query) == [answer], (number, place)
 
 
+@pytest.mark.parametrize("name", ["flip", "rotate"])
+def test_flipping_and_rotating_are_told_from_each_other_where_one_demonstration_is_left_out(name):
+    for number in numbers_of(name):
+        pairs, query, answer = in_lists(made_task(number))
+        for place in range(len(pairs)):
+            assert answers(["flip", "rotate"], pairs[:place] + pairs[place + 1:], query) == [answer], (number, place)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_rule_of_another_kind_explains_a_puzzle_and_answers_otherwise(name):
     for number in numbers_of(name):
@@ -162,25 +174,25 @@ def test_a_puzzle_has_three_or_four_demonstrations_and_one_query_all_of_differen
 
 
 def test_kinds_come_in_equal_shares_and_say_how_difficult_they_are():
-    tasks = [made_task(number) for number in range(10 * len(NAMES))]
-    assert Counter(task.category for task in tasks) == dict.fromkeys(NAMES, 10)
-    assert [task.name for task in tasks[:8]] == [
+    first = [made_task(number) for number in range(10 * len(NAMES))]
+    assert Counter(task.category for task in first) == dict.fromkeys(NAMES, 10)
+    assert [task.name for task in first[:8]] == [
         "embedded/flip/0", "embedded/rotate/1", "embedded/recolour/2", "embedded/gravity/3", "embedded/fill/4",
         "embedded/copy/5", "embedded/count/6", "embedded/flip/7"]
     assert {kind.difficulty for kind in KINDS} == {1, 2, 3} and all(kind.why for kind in KINDS)
 
 
 def test_all_colours_and_answers_of_one_cell_occur_and_grids_are_small_and_of_different_shapes():
-    tasks = [made_task(number) for number in range(EACH * len(NAMES))]
-    grids = [grid for task in tasks for example in task.examples for grid in example]
+    made = [made_task(number) for number in range(EACH * len(NAMES))]
+    grids = [grid for task in made for example in task.examples for grid in example]
     assert set(np.concatenate([grid.reshape(-1) for grid in grids]).tolist()) == set(range(COLOURS))
-    one_cell = Counter(task.category for task in tasks if task.queries[0].output.shape == (1, 1))
+    one_cell = Counter(task.category for task in made if task.queries[0].output.shape == (1, 1))
     assert one_cell["count"] > EACH / 4 and one_cell["copy"] > 0
     assert max(max(grid.shape) for grid in grids) <= 12 and 12 < np.mean([grid.size for grid in grids]) < 20
     assert {grid.shape for grid in grids} >= {(1, 1), (1, 3), (3, 1), (5, 3), (6, 6), (6, 8), (8, 8), (10, 5)}
     for name in NAMES:
         several = [len({example.input.shape for example in task.examples}) > 1
-                   for task in tasks if task.category == name]
+                   for task in made if task.category == name]
         assert np.mean(several) > 0.9, name
     assert all(grid.dtype == np.uint8 and grid.flags.c_contiguous for grid in grids)
 
@@ -198,6 +210,42 @@ def test_a_puzzle_is_a_function_of_its_number():
     assert (pairs, query, answer) == SIXTH
     first, again = made_task(700), made_task(700)
     assert all(np.array_equal(a, b) for one, two in zip(first.examples, again.examples) for a, b in zip(one, two))
+
+
+def test_what_walls_enclose_is_background_that_has_no_way_out_in_any_direction():
+    """Two rooms are closed, though they touch at a corner; the way out of the third goes round corners."""
+    grid = np.array([[0, 1, 1, 1, 1, 1],
+                     [0, 1, 0, 1, 0, 1],
+                     [1, 0, 1, 1, 0, 1],
+                     [1, 1, 1, 0, 0, 1],
+                     [1, 0, 0, 0, 1, 1],
+                     [1, 1, 1, 0, 1, 0]])
+    assert enclosed(grid.astype(np.uint8)).astype(int).tolist() == [
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0]]
+
+
+def test_a_rule_that_has_too_few_inputs_gives_way_to_another(monkeypatch):
+    made = []
+
+    def first_with_one_input(chance: Chance) -> Rule:
+        rule, draws = flip(chance), []
+
+        def the_same_again() -> np.ndarray:
+            draws.append(None)
+            assert len(draws) < 1000, "it is drawn for ever"
+            return np.ones((1, 1), np.uint8)
+
+        made.append(rule)
+        return rule._replace(draw=the_same_again) if len(made) == 1 else rule
+
+    monkeypatch.setattr(tasks, "KINDS", (Kind("flip", 1, "for a test", first_with_one_input),))
+    task = made_task(5)
+    assert len(made) >= 2 and len(task.demonstrations) >= 3
 
 
 def test_chance_is_splitmix64_as_everybody_has_it():
