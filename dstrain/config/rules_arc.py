@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import PurePath
 
-from dstrain.config.arc import PuzzleSource
+from dstrain.config.arc import ArcModel, PuzzleSource
 from dstrain.config.counted import check_counted
 from dstrain.config.errors import UserError
 from dstrain.config.hints import shown
@@ -30,11 +30,8 @@ def check_arc(recipe: Recipe, place_of: PlaceOf) -> None:
         if getattr(model, name) is not None:
             raise UserError(f"{place_of(f'model.{name}')}: model.{name} is {getattr(model, name)}, but a {model.kind} "
                             f"has {' and '.join(name for name in SIZES[model.kind] if 'layers' in name)}; remove it")
-    if model.kind == "champion" and model.width is not None and model.heads is not None and (
-            model.width // model.heads % 4):
-        raise UserError(f"{place_of('model.heads')}: model.heads is {model.heads}, so each head has "
-                        f"{model.width // model.heads} of model.width {model.width} channels, and positions in two "
-                        f"dimensions turn fours of them; choose heads with width / heads a multiple of 4")
+    if model.kind == "champion":
+        _check_dimensions(model, place_of)
     check_code(model, place_of)
     _check_adapters(recipe, place_of)
     _check_data(recipe, place_of)
@@ -63,6 +60,18 @@ def _check_adapters(recipe: Recipe, place_of: PlaceOf) -> None:
     if rank and recipe.optim.name == "muon":
         raise UserError(f"{place_of('optim.name')}: optim.name is muon, which updates the very matrices that stay as "
                         f"they are beside adapters; set optim.name=adamw")
+
+
+def _check_dimensions(model: ArcModel, place_of: PlaceOf) -> None:
+    """Two numbers tell a place, and each turns pairs of a head's channels; eight heads look at another grid."""
+    width, heads = model.width, model.heads
+    if width is not None and width % 32:
+        raise UserError(f"{place_of('model.width')}: model.width is {width}, but a champion looks at other grids with "
+                        f"eight heads, whose channels turn by fours; choose a multiple of 32")
+    if width is not None and heads is not None and width // heads % 4:
+        raise UserError(f"{place_of('model.heads')}: model.heads is {heads}, so each head has {width // heads} of "
+                        f"model.width {width} channels, and positions in two dimensions turn fours of them; choose "
+                        f"heads with width / heads a multiple of 4")
 
 
 def _check_data(recipe: Recipe, place_of: PlaceOf) -> None:

@@ -21,11 +21,15 @@ from dstrain.config.arc import ArcModel
 from dstrain.nn.chance import KeyedDropout, name_sites, part_keys
 from dstrain.nn.cross_attention import CrossAttention, SourceMemory
 from dstrain.nn.grid_places import (
-    PLACES, GridCache, Places, answer_places, asked_turns, asking_turns, grid_turns, read_places)
+    FRAMES, PLACES, GridCache, Places, answer_places, framed_turns, grid_turns, read_places)
 from dstrain.nn.layers import CrossBlock, PairBlock, norm
 from dstrain.nn.masks import can_attend_earlier_B1TT, can_attend_source_B11S
 from dstrain.nn.positions import Turns
 from dstrain.nn.transformer import EMBEDDING_STD, Hidden, Transformer, residual_std
+
+
+LOOKS = 2.8
+"""of biases: a query at its own place begins with ten times the weight of its neighbours' and more"""
 
 
 class Read(NamedTuple):
@@ -48,10 +52,12 @@ class Read(NamedTuple):
 
 
 class GridChampion(Transformer):
+    """Where one grid asks another, there are eight heads, one for each frame in which the other can be seen."""
+
     def __init__(self, model: ArcModel, vocab_size: int, length: int) -> None:
         super().__init__()
         self.settings, self.length = model, length
-        sizes = model.block, model.width, model.heads, model.ff, model.dropout
+        sizes = model.block, model.width, model.heads, model.ff, model.dropout, FRAMES
         self.embed = nn.Embedding(vocab_size, model.width)
         self.embed_rows, self.embed_columns = nn.Embedding(PLACES, model.width), nn.Embedding(PLACES, model.width)
         self.embed_rows_left = nn.Embedding(PLACES, model.width)
@@ -75,7 +81,7 @@ class GridChampion(Transformer):
         can_attend_B1TT = can_attend_earlier_B1TT(lengths_B, ids_BT.shape[1])
         places = answer_places(ids_BT)
         x_BTC = self.embed_dropout(self._embedded(ids_BT, places), keys_B, slots_T)
-        turns, asks = grid_turns(places, *self._head), asking_turns(places, *self._head)
+        turns, asks = grid_turns(places, *self._head), grid_turns(places, *self._framed)
         for block in self.decoder:
             x_BTC = self.run(block, x_BTC, can_attend_B1TT, turns, query.x_BSC, query.can_attend_B11S, keys_B, slots_T,
                              None, asks, query.asked)
@@ -101,11 +107,19 @@ class GridChampion(Transformer):
         """
         places, extension = cache.places(ids_BT, lengths_B), cache.extend(ids_BT.shape[1], lengths_B)
         x_BTC = self.embed_dropout(self._embedded(ids_BT, places), None, None)
-        turns, asks = grid_turns(places, *self._head), asking_turns(places, *self._head)
+        turns, asks = grid_turns(places, *self._head), grid_turns(places, *self._framed)
         for block, source, own in zip(self.decoder, memory.layers, extension.memories, strict=True):
             x_BTC = block(x_BTC, extension.can_attend_B1TS, turns, source, memory.can_attend_B11S, None, None, own,
                           asks)
         return self.decoder_norm(x_BTC)
+
+    def initial(self, name: str, shape: Sequence[int], seed: int) -> Tensor:
+        """A head that sees a grid in a frame begins by looking at its own place there."""
+        weight = super().initial(name, shape, seed)
+        if name.endswith(("cross_attention.q.bias", "cross_attention.kv.bias")):
+            head_width = self.settings.width // FRAMES
+            weight.view(-1, head_width)[:FRAMES, :head_width // 2] = LOOKS
+        return weight
 
     def initial_std(self, module_name: str, shape: Sequence[int]) -> float:
         if "embed" in module_name:
@@ -162,12 +176,17 @@ class GridChampion(Transformer):
                                self.embed_columns_left(left.columns_BT))
         return Read(self.grid_embed_dropout(x_BSC, keys_B, slots_S),
                     can_attend_source_B11S(lengths_B, ids_BS.shape[1]), grid_turns(places, *self._head),
-                    asking_turns(places, *self._head), asked_turns(places, left, self.settings.heads, *self._head))
+                    grid_turns(places, *self._framed), framed_turns(places, left, *self._framed))
 
     def _embedded(self, ids_BT: Tensor, places: Places, left: Tensor | float = 0.0) -> Tensor:
         """At size one, as in Seq2Seq: the output matrix, which the embedding is too, has to be small."""
         at_BTC = self.embed_rows(places.rows_BT) + self.embed_columns(places.columns_BT)
         return (self.embed(ids_BT) + at_BTC + left) * (1.0 / EMBEDDING_STD)
+
+    @property
+    def _framed(self) -> tuple[int, torch.dtype]:
+        """Of a head that sees its grid in a frame."""
+        return self.settings.width // FRAMES, self.output_weight.dtype
 
     @property
     def _head(self) -> tuple[int, torch.dtype]:

@@ -23,6 +23,10 @@ PLACES = MOST_SIDE + 1
 """of a row or column, from 0; what stands further, which is in no grid, counts as the last"""
 
 
+FRAMES = 8
+"""in which a square can be seen"""
+
+
 class Places(NamedTuple):
     rows_BT: Tensor
     columns_BT: Tensor
@@ -69,20 +73,15 @@ def grid_turns(places: Places, head_width: int, dtype: torch.dtype) -> Turns:
     return _turns(torch.stack(places, dim=-1).unsqueeze(2), head_width, dtype)
 
 
-def asking_turns(places: Places, head_width: int, dtype: torch.dtype) -> Turns:
-    """Of queries that ask a whole grid, seen in two frames a head: its places are the same in both."""
-    return _turns(torch.stack([*places, *places], dim=-1).unsqueeze(2), head_width, dtype)
-
-
-def asked_turns(places: Places, left: FromEnds, heads: int, head_width: int, dtype: torch.dtype) -> Turns:
-    """Of keys that are asked so: each head sees their grid in two of the eight frames of a square. In the frame of a
-    puzzle's symmetry, what became of a cell stands at the cell's own place."""
+def framed_turns(places: Places, left: FromEnds, head_width: int, dtype: torch.dtype) -> Turns:
+    """Of keys that another grid asks, by queries that are turned by their own places: each of eight heads sees the
+    keys' grid in one of the eight frames of a square. In the frame of a puzzle's symmetry, what became of a cell stands
+    at the cell's own place."""
     rows_BT, columns_BT = places
     below_BT, right_BT = left.rows_BT - 1, left.columns_BT - 1
     frames = ((rows_BT, columns_BT), (rows_BT, right_BT), (below_BT, columns_BT), (below_BT, right_BT),
               (columns_BT, rows_BT), (right_BT, rows_BT), (columns_BT, below_BT), (right_BT, below_BT))
-    of_heads = [frames[2 * head % len(frames)] + frames[(2 * head + 1) % len(frames)] for head in range(heads)]
-    return _turns(torch.stack([torch.stack(of_head, dim=-1) for of_head in of_heads], dim=2), head_width, dtype)
+    return _turns(torch.stack([torch.stack(frame, dim=-1) for frame in frames], dim=2), head_width, dtype)
 
 
 def _turns(places_BTHA: Tensor, head_width: int, dtype: torch.dtype) -> Turns:

@@ -55,10 +55,12 @@ class CrossBlock(Block):
 
     PARTS = ("attention", "cross_attention", "ff")
 
-    def __init__(self, kind: str, width: int, heads: int, ff: int, dropout: float) -> None:
+    def __init__(self, kind: str, width: int, heads: int, ff: int, dropout: float,
+                 cross_heads: int | None = None) -> None:
+        """`cross_heads`: of the attention to the source, by default as many as of that to itself."""
         super().__init__(kind, width, heads, ff, dropout)
         self.cross_norm = norm(kind, width)
-        self.cross_attention = CrossAttention(width, heads, bias=kind == "gelu")
+        self.cross_attention = CrossAttention(width, cross_heads or heads, bias=kind == "gelu")
         self.cross_dropout = KeyedDropout(dropout)
 
     def forward(self, x_BTC: Tensor, can_attend_B1TU: Tensor, turns: Turns | None, source: Tensor | SourceKeys,

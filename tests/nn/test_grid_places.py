@@ -7,7 +7,7 @@ import torch
 
 from dstrain.nn.grid_ids import END, ROW_END, START
 from dstrain.nn.grid_places import (
-    GridCache, answer_places, asked_turns, asking_turns, grid_turns, read_places, written_places)
+    GridCache, answer_places, framed_turns, grid_turns, read_places, written_places)
 from dstrain.nn.positions import turned
 
 WIDE = [1, 2, 3, ROW_END, 4, 5, 6, ROW_END, END]           # 2 x 3
@@ -58,7 +58,8 @@ def test_what_is_written_next_stands_where_reading_finds_it():
 def test_no_place_depends_on_what_is_written_later():
     for later in (0, ROW_END, END):
         places = answer_places(torch.tensor([[START, 1, 2, ROW_END, 3, *[later] * 4]]))
-        assert places.rows_BT[0, :5].tolist() == [0, 0, 0, 1, 1] and places.columns_BT[0, :5].tolist() == [0, 1, 2, 0, 1]
+        assert places.rows_BT[0, :5].tolist() == [0, 0, 0, 1, 1]
+        assert places.columns_BT[0, :5].tolist() == [0, 1, 2, 0, 1]
 
 
 def test_a_cache_counts_on_from_chunk_to_chunk_each_row_for_itself():
@@ -100,18 +101,17 @@ def test_turns_depend_on_distances_alone():
         product(0, 0), (q * k).sum(), atol=1e-3)
 
 
-@pytest.mark.parametrize("head, seen_from", [
-    (0, lambda r, c, h, w: [(r, c), (r, w - 1 - c)]), (1, lambda r, c, h, w: [(h - 1 - r, c), (h - 1 - r, w - 1 - c)]),
-    (2, lambda r, c, h, w: [(c, r), (w - 1 - c, r)]), (3, lambda r, c, h, w: [(c, h - 1 - r), (w - 1 - c, h - 1 - r)])])
-def test_each_head_is_asked_in_two_frames_in_which_a_cell_s_image_stands_at_its_own_place(head: int, seen_from):
+@pytest.mark.parametrize("head, seen_from", enumerate([
+    lambda r, c, h, w: (r, c), lambda r, c, h, w: (r, w - 1 - c), lambda r, c, h, w: (h - 1 - r, c),
+    lambda r, c, h, w: (h - 1 - r, w - 1 - c), lambda r, c, h, w: (c, r), lambda r, c, h, w: (w - 1 - c, r),
+    lambda r, c, h, w: (c, h - 1 - r), lambda r, c, h, w: (w - 1 - c, h - 1 - r)]))
+def test_each_head_asks_a_grid_in_a_frame_in_which_a_cell_s_image_stands_at_its_own_place(head: int, seen_from):
     """Of a 2 x 3 grid: the angles of the key at (r, c) are those of a query at the place where its image stands."""
     places, left = read_places(*padded(WIDE))
-    keys = asked_turns(places, left, 4, 16, torch.float64)
+    keys = framed_turns(places, left, 8, torch.float64)
     for slot in (0, 1, 2, 4, 5, 6):
-        r, c = int(places.rows_BT[0, slot]), int(places.columns_BT[0, slot])
-        for frame, (row, column) in enumerate(seen_from(r, c, 2, 3)):
-            at = written_places(torch.tensor([[1]]), torch.tensor([row]), torch.tensor([column - 1]))
-            asks = asking_turns(at, 16, torch.float64)
-            half = slice(4 * frame, 4 * frame + 4)
-            assert torch.allclose(keys.cos_BT1F[0, slot, head, half], asks.cos_BT1F[0, 0, 0, half], atol=1e-12)
-            assert torch.allclose(keys.sin_BT1F[0, slot, head, half], asks.sin_BT1F[0, 0, 0, half], atol=1e-12)
+        row, column = seen_from(int(places.rows_BT[0, slot]), int(places.columns_BT[0, slot]), 2, 3)
+        asks = grid_turns(written_places(torch.tensor([[1]]), torch.tensor([row]), torch.tensor([column - 1])), 8,
+                          torch.float64)
+        for of_key, of_query in zip(keys, asks, strict=True):
+            assert torch.allclose(of_key[0, slot, head], of_query[0, 0, 0], atol=1e-12)

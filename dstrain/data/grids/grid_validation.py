@@ -1,4 +1,4 @@
-"""Validation puzzles: one pass over the sources, every query once, as it is: as batches to be scored, or as questions."""
+"""Validation puzzles: one pass over the sources, every query once, as it is: batches to be scored, or questions."""
 
 from __future__ import annotations
 
