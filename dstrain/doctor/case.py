@@ -143,7 +143,7 @@ class Case:
         recipe = self.family.anatomy.heads_at_once(self.family.anatomy.at_full_size(recipe))
         check_memory(recipe, self.family, tokenizer, length)
         subject = subject_of(recipe, self.family, tokenizer, self.family.anatomy.intruded(recipe, tokenizer))
-        return subject if subject.roles.segments is not None else stretched(subject, length)
+        return subject if 2 * int(subject.lengths_B.max()) > length else stretched(subject, length)
 
     def on_few_documents(self, purpose: str) -> Recipe:
         """The recipe on the first documents of its sources; without any to validate on, on those to train on."""

@@ -1,6 +1,7 @@
 """Greedy continuations twice: as `generate` and `translate` make them, with a cache, and by whole forward passes.
 
-What is continued is a text, or, where a model encodes a source, an empty target beside it.
+What is continued is a text, or, where a model encodes a source, an empty target beside it. Puzzles are answered
+(dstrain.doctor.answered).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -40,8 +41,27 @@ class Continued:
     """choices that hang on rounding in the model's own precision"""
 
 
+class Beginnings(Protocol):
+    """What is continued: `watched` ones, a `third` beside them, an `other` of as many tokens, and a `longer` one."""
+
+    watched: list[Any]
+    third: Any
+    other: Any
+    longer: Any
+    same_shapes: bool
+    """with the other one in the third's place all tensors have the same shapes to the end, and no bit may differ"""
+
+    def as_long_as(self, length: int) -> tuple[Any, int]: ...
+
+    def cached(self, model: torch.nn.Module, starts: list[Any], new_tokens: int = ...) -> list[Continued]: ...
+
+    def uncached(self, model: torch.nn.Module, start: Any, new_tokens: int = ...) -> Continued: ...
+
+
 class Texts:
     """Of a model that continues a text: prompts."""
+
+    same_shapes = True
 
     def __init__(self, case: Case, tokenizer: Any):
         self._tokenizer, self._heads_of = tokenizer, case.family.anatomy.heads_of
@@ -94,6 +114,8 @@ class Texts:
 class Sources:
     """Of a model that encodes a source: its tokens, for which a target is written."""
 
+    same_shapes = True
+
     def __init__(self, case: Case, tokenizer: Any):
         self._start, self._heads_of = tokenizer.target.eot, case.family.anatomy.heads_of
         with closing(case.family.train_feed(case.recipe, tokenizer, 0, 1, None)) as feed:
@@ -131,14 +153,6 @@ class Sources:
             return collate_pairs([pair], [0], self._start).inputs()
 
         return _by_forward_passes(model, self._heads_of, inputs, self._start, most, ends_count=True)
-
-
-def beginnings(case: Case, model: torch.nn.Module, tokenizer: Any) -> Texts | Sources:
-    """What this model can continue; NotProven where nothing here generates with it."""
-    missing = [name for name in ("new_cache", "extend", "logits", "length") if not hasattr(model, name)]
-    if missing:
-        raise NotProven(f"the model has no {', '.join(missing)}: nothing generates with it")
-    return Sources(case, tokenizer) if hasattr(model, "encode") else Texts(case, tokenizer)
 
 
 def _repeated(tokens: list[int], size: int) -> list[int]:

@@ -55,6 +55,8 @@ class Answered(NamedTuple):
     """that were written"""
     ties: int = 0
     """choices that hang on rounding: there another batch shape may choose otherwise"""
+    ids: tuple[int, ...] = ()
+    """what was written, its end among them"""
 
 
 def answer_prompts(model: nn.Module & GridWriter, prompts: Sequence[Prompt | None], kind: str) -> list[Answered]:
@@ -157,7 +159,7 @@ class _Answers:
         told = (tensor[done_N].tolist() for tensor in (
             self._places_B, self._counts_B, self._logprobs_B, self._ties_B, self._ids_BL[:, :self._written]))
         for place, count, logprob, ties, ids in zip(*told, strict=True):
-            self.found[place] = Answered(grid_of(ids[:count]), logprob, count, ties)
+            self.found[place] = Answered(grid_of(ids[:count]), logprob, count, ties, tuple(ids[:count]))
         self._keep(stay_N)
         return stay_N
 

@@ -89,7 +89,7 @@ class Anatomy:
     """(recipe on an excerpt, tokenizer, numbers of ranks) -> (targets lost, doubled or out of place in whole epochs of
     training and in a validation, targets counted): against the documents themselves"""
     context_padding: Callable[[Batch], torch.Tensor | None] = lambda batch: None
-    """micro-batch -> [B, X] where no token of its context stands (the tokens of the role `context`); None without one"""
+    """micro-batch -> [B, X] where no token of its context stands, the tokens of the role `context`; None without one"""
     heads_of: Callable[[Any], tuple[torch.Tensor, ...]] = tuple
     """what the model returns -> [B, T, C] hidden states of each prediction head"""
     exact: bool = True

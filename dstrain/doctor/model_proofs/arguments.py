@@ -79,7 +79,8 @@ def changes_of(subject: Subject, name: str) -> list[Tensor]:
         return [_one_entry(subject, tensor, lambda value: 1 - value)] if tensor.ndim > 1 else [_flipped(tensor)]
     if tensor.is_floating_point():
         return [_one_entry(subject, tensor, lambda value: value - 1e4), tensor + 1]
-    if name in (roles.ids, roles.source, roles.context) or bool((tensor == IGNORED).any()) or _are_targets(subject, tensor):
+    is_tokens = name in (roles.ids, roles.source, roles.context)
+    if is_tokens or bool((tensor == IGNORED).any()) or _are_targets(subject, tensor):
         known = tensor[tensor >= 0]
         return [torch.where(tensor >= 0, (tensor + 1) % (int(known.max()) + 1 if known.numel() else 1), tensor)]
     if tensor.ndim == 1:

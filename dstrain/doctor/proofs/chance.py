@@ -12,8 +12,10 @@ from itertools import islice
 
 import torch
 
+from dstrain.config.arc import PuzzleData
 from dstrain.config.schema import Data, Recipe
 from dstrain.config.shape import in_micro_batches
+from dstrain.data.grids.sources import open_puzzles
 from dstrain.doctor.case import Case
 from dstrain.doctor.dropped import Dropped, alike, dropped_in_steps
 from dstrain.doctor.finding import Finding, NotProven, largest, relative
@@ -79,7 +81,7 @@ def of_seeds(case: Case) -> tuple[list[str], str]:
                               for each in (case.recipe, case.recipe, _with_other_seed(case.recipe)))
     drawn = [name for name, weight in weights.items() if weight.unique().numel() > 2]
     unchanged = [name for name in drawn if torch.equal(weights[name], others[name])]
-    documents = sum(len(sample.ends) for sample in samples(short, "train", MOST_TEXT, Looked()))
+    documents = _documents(short)
     faults = [fault for fault, there in {
         "the same seed gives other rows": rows != same,
         "another seed gives the same rows": rows == other and documents >= FEW,
@@ -154,6 +156,13 @@ def _same_masks(one: Dropped, other: Dropped) -> bool:
 def _rows(case: Case, recipe: Recipe) -> list[int]:
     with closing(case.family.train_feed(recipe, case.tokenizer(), 0, 1, None)) as feed:
         return [step.rows_hash for step in islice(feed, ROW_STEPS)]
+
+
+def _documents(recipe: Recipe) -> int:
+    """To train on; of puzzles the questions."""
+    if isinstance(recipe.data, PuzzleData):
+        return sum(map(len, open_puzzles(recipe.data, "train")))
+    return sum(len(sample.ends) for sample in samples(recipe, "train", MOST_TEXT, Looked()))
 
 
 def _short(case: Case, recipe: Recipe) -> Recipe:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 
+from dstrain.config.arc import PuzzleData
+from dstrain.doctor.answered import Puzzles
 from dstrain.doctor.case import LONGEST, Case
-from dstrain.doctor.continued import Continued, Sources, Texts, beginnings
-from dstrain.doctor.finding import Finding, largest, relative
+from dstrain.doctor.continued import Beginnings, Continued, Sources, Texts
+from dstrain.doctor.finding import Finding, NotProven, largest, relative
 from dstrain.doctor.recipe_subject import fresh_trainee
 
 CLAIM = "generated with a cache is generated without one, whatever stands beside"
@@ -33,7 +36,7 @@ def prove(case: Case) -> Finding:
     of_longer, more_ties = differences(beside[:-1], rows.cached(exact, [*rows.watched, rows.longer])[:-1])
     in_float32, float32_ties = differences(rows.cached(model, [*rows.watched, rows.third]), alone)
     of_length, length, length_ties = of_a_long_one(case, rows, tokenizer)
-    exactly = case.family.anatomy.exact
+    exactly = case.family.anatomy.exact and rows.same_shapes
     changed, tokens = changed_bits(model, rows) if exactly else changed_more(model, rows)
     faults = [fault for fault, there in {
         f"a cache changes them (by {of_cache:.1e})": of_cache > ROUNDING["float64"],
@@ -49,11 +52,22 @@ def prove(case: Case) -> Finding:
         f"{changed} changed by another neighbour; {ties + more_ties + length_ties} ties, {float32_ties} in float32",
         f"{ROUNDING['float64']:.0e} relative in float64, {ROUNDING['float32']:.0e} in float32: other shapes round "
         "otherwise (and a search counts in steps of 2^-20); only a tie may choose another token. By another neighbour "
-        + ("none, where the shapes are the same" if exactly else f"by {ROUNDING['float32']:.0e}: experts sort tokens"),
+        + ("none, where the shapes are the same" if exactly else f"by {ROUNDING['float32']:.0e}: "
+           + ("experts sort tokens" if rows.same_shapes else "what has ended leaves its batch")),
         f"{'; '.join(faults)}: padding or another row is attended, or what is cached stands at another position than "
         "in training" if faults else "",
         "compare the model's `extend` with its `forward`: positions, masks, and which slots a row has filled"
         if faults else "")
+
+
+def beginnings(case: Case, model: torch.nn.Module, tokenizer: Any) -> Beginnings:
+    """What this model can continue; NotProven where nothing here generates with it."""
+    missing = [name for name in ("new_cache", "extend", "logits", "length") if not hasattr(model, name)]
+    if missing:
+        raise NotProven(f"the model has no {', '.join(missing)}: nothing generates with it")
+    if isinstance(case.recipe.data, PuzzleData):
+        return Puzzles(case)
+    return Sources(case, tokenizer) if hasattr(model, "encode") else Texts(case, tokenizer)
 
 
 def louder_model(case: Case, tokenizer: object) -> torch.nn.Module:
@@ -66,7 +80,7 @@ def louder_model(case: Case, tokenizer: object) -> torch.nn.Module:
     return trainee.model
 
 
-def of_a_long_one(case: Case, rows: Texts | Sources, tokenizer: object) -> tuple[float, int, int]:
+def of_a_long_one(case: Case, rows: Beginnings, tokenizer: object) -> tuple[float, int, int]:
     """(relative difference with a cache and without, length, ties): a small model of the recipe's own length, with a
     beginning or a source as long, beside a short one."""
     length = max(min((case.full or case.recipe).batch.length, LONGEST), case.recipe.batch.length)
@@ -92,15 +106,16 @@ def differences(found: list[Continued], expected: list[Continued]) -> tuple[floa
     return largest(errors), ties
 
 
-def changed_more(model: torch.nn.Module, rows: Texts | Sources) -> tuple[int, int]:
-    """As `changed_bits`, but by more than rounding: experts sort tokens, and another neighbour's go elsewhere."""
+def changed_more(model: torch.nn.Module, rows: Beginnings) -> tuple[int, int]:
+    """As `changed_bits`, but by more than rounding: experts sort tokens, and another neighbour's go elsewhere; or one
+    that has ended leaves, and the shapes are others."""
     watched = len(rows.watched)
     one, other = (rows.cached(model, [*rows.watched, beside])[:watched] for beside in (rows.third, rows.other))
     changed = sum(not differences([a], [b])[0] <= ROUNDING["float32"] for a, b in zip(one, other, strict=True))
     return changed, sum(len(a.ids) for a in one)
 
 
-def changed_bits(model: torch.nn.Module, rows: Texts | Sources) -> tuple[int, int]:
+def changed_bits(model: torch.nn.Module, rows: Beginnings) -> tuple[int, int]:
     """(continuations that differ, their tokens) when the row beside them is exchanged for one of as many tokens."""
     watched = len(rows.watched)
     one, other = (rows.cached(model, [*rows.watched, beside])[:watched] for beside in (rows.third, rows.other))

@@ -45,8 +45,10 @@ def faults_found(ranks: Ranks, recipe: Recipe) -> tuple[list[str], int, int]:
         ways: dict[str, Callable[[], Any]] = {
             "validating": lambda: validation.evaluate(engine, engine.trainee, family, recipe, tokenizer, ranks)}
         writes = hasattr(model, "extend")  # a user's own class may not
-        if writes:
+        if writes and family.sample(model, *own):
             ways["sampling"] = lambda: family.sample(model, *own)
+        if writes and family.pictures is not None:
+            ways["drawing"] = lambda: family.pictures(model, *own)
         if writes and family.generated_scores is not None:
             ways["generating for scores"] = lambda: family.generated_scores(
                 model, *own, ranks, engine.holds_whole_model, lambda: False)

@@ -1,4 +1,7 @@
-"""Training and evaluation text do not overlap: hashes of 13 words in a row of the one, looked up in the other."""
+"""Training and evaluation text do not overlap: hashes of 13 words in a row of the one, looked up in the other.
+
+Of puzzles whole tasks are looked for, however they are turned and coloured.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,15 @@ from zlib import crc32
 
 import numpy as np
 
+from dstrain.config.arc import PuzzleData
 from dstrain.config.schema import Recipe
 from dstrain.data.reading.pair_sources import open_corpus
 from dstrain.data.reading.text import Malformed
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding, NotProven
+from dstrain.doctor.proofs.overlapping_puzzles import of_puzzles
 
-CLAIM = "no evaluation text stands in the training text"
+CLAIM = "no evaluation text stands in the training text; of puzzles none to validate on, turned or recoloured"
 WORDS = 13
 """of an n-gram: long enough that language seldom repeats one, and no tokenizer decides"""
 MOST_VALID, MOST_TRAIN = 5_000_000, 30_000_000
@@ -66,6 +71,8 @@ def prove(case: Case) -> Finding:
     recipe = case.full or case.recipe  # all of its data: in small it may read only a few of them
     if not recipe.data.valid:
         raise NotProven("data.valid is empty: there is no evaluation text")
+    if isinstance(recipe.data, PuzzleData):
+        return of_puzzles(recipe.data)
     of_valid, of_train = Looked(), Looked()
     valid = next(samples(recipe, "valid", MOST_VALID, of_valid, chunk=MOST_VALID), Sample())
     if not valid.words:

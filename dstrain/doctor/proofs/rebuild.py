@@ -116,7 +116,10 @@ def hidden_states(family: Family, model: torch.nn.Module, inputs: dict[str, torc
 
 
 def said_by(tokenizer: Any) -> dict[str, Any]:
-    """What it, or each side's, makes of texts and back."""
+    """What it, or each side's, makes of texts and back; where it encodes no text, what it calls its tokens."""
+    if not hasattr(tokenizer, "encode") and not hasattr(tokenizer, "source"):
+        names = [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
+        return {"the tokens": [tokenizer.vocab_size, tokenizer.eot], "the texts": names}
     found: dict[str, Any] = {}
     sides = {"the": tokenizer} if hasattr(tokenizer, "encode") else {
         f"the {side}'s": getattr(tokenizer, side) for side in ("source", "target")}

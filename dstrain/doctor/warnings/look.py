@@ -18,7 +18,7 @@ from dstrain.doctor.finding import NotProven
 from dstrain.doctor.on_device import on
 from dstrain.doctor.on_ranks import on_ranks
 from dstrain.doctor.recipe_subject import parameters_of, subject_of
-from dstrain.doctor.subject import Subject
+from dstrain.doctor.subject import Roles, Subject, TensorDict
 from dstrain.guard.machine import GIB, Memory
 from dstrain.train.announce import expected_seconds
 from dstrain.train.family import Family
@@ -124,7 +124,7 @@ def _full_pass(recipe: Recipe, case: Case, tokenizer: Any) -> Pass | None:
         return None
     with closing(case.family.train_feed(recipe, tokenizer, 0, 1, None)) as feed:
         batch = next(feed).micro_batches[0]
-    times = batch.labels_BT.numel() / small.positions
+    times = _positions(batch.inputs(), Roles(**case.family.anatomy.roles(recipe))) / small.positions
     room = (Memory().left_gib() or 0) * GIB / 4
     if times <= 1 or times * small.seconds > QUICK_S or times * small.saved_bytes > room:
         return small
@@ -134,7 +134,13 @@ def _full_pass(recipe: Recipe, case: Case, tokenizer: Any) -> Pass | None:
 def passed(subject: Subject) -> Pass:
     """The fastest of three: the first one warms up, and others use this machine, too."""
     seconds, held = zip(*(_pass(subject) for _ in range(PASSES)))
-    return Pass(min(seconds), subject.batch[subject.roles.ids].numel(), held[-1])
+    return Pass(min(seconds), _positions(subject.batch, subject.roles), held[-1])
+
+
+def _positions(batch: TensorDict, roles: Roles) -> int:
+    """As a recipe counts them: of what is read and what is written the larger."""
+    read = sum(batch[name].numel() for name in (roles.source, roles.context) if name is not None)
+    return max(batch[roles.ids].numel(), read)
 
 
 def _pass(subject: Subject) -> tuple[float, int]:

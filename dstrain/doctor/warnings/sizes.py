@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dstrain.config.arc import PuzzleData
 from dstrain.config.shape import positions_a_step
+from dstrain.data.grids.sources import open_puzzles
 from dstrain.doctor.warnings.figure import Figure
 from dstrain.doctor.warnings.look import Look
 
@@ -30,6 +32,8 @@ def _size(look: Look) -> Figure:
 
 
 def _epochs(look: Look) -> Figure:
+    if isinstance(look.recipe.data, PuzzleData):
+        return _rounds(look, look.recipe.data)
     text_bytes = look.family.text_bytes(look.recipe)
     if not text_bytes:
         return Figure("epochs", "unknown: nobody knows how much text there is without reading it")
@@ -39,6 +43,15 @@ def _epochs(look: Look) -> Figure:
         advice = (f"text that comes more than {MANY_EPOCHS} times is learned by heart rather than from: watch the "
                   "validation loss (valid.patience), use dropout, or find more text")
     return Figure("epochs", f"about {epochs:.2g} over {text_bytes / 1e6:,.1f} MB of text", advice)
+
+
+def _rounds(look: Look, data: PuzzleData) -> Figure:
+    """Of puzzles the questions count, not what they would take as text."""
+    questions = sum(map(len, open_puzzles(data, "train")))
+    asked = look.totals["documents"] / look.steps * look.recipe.run.steps
+    changed = " and ".join(["symmetry"] * data.symmetries + ["colours"] * (data.colours != "none"))
+    return Figure("epochs", f"about {asked / questions:.2g}: {asked:,.0f} puzzles of {questions:,} questions"
+                  + (f", each time in another {changed}" if changed else ""))
 
 
 def _batch(look: Look) -> Figure:

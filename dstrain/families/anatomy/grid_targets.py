@@ -32,7 +32,8 @@ Known = tuple[bytes, int]
 
 
 def targets_astray(recipe: Recipe, tokenizer: object, worlds: tuple[int, ...]) -> tuple[int, int]:
-    """(cells lost or doubled, cells counted) of answers on each number of ranks, in small steps: a window holds several."""
+    """(cells lost or doubled, cells counted) of answers, on each number of ranks, in small steps: a window holds
+    several."""
     found = [_of_training(recipe, tokenizer, source, world) for source in recipe.data.train for world in worlds]
     found += [_of_validation(recipe, tokenizer, world) for world in worlds if recipe.data.valid]
     return sum(astray for astray, _ in found), sum(counted for _, counted in found)

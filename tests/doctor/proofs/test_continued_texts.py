@@ -9,9 +9,10 @@ import torch
 
 from dstrain.config.load import load_recipe
 from dstrain.doctor.case import Case
-from dstrain.doctor.continued import Continued, beginnings
+from dstrain.doctor.continued import Continued
 from dstrain.doctor.finding import NotProven
 from dstrain.doctor.proofs import continuations
+from dstrain.doctor.proofs.continuations import beginnings
 from dstrain.models.decoder_lm import DecoderLm
 
 
