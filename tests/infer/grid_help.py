@@ -57,7 +57,7 @@ def model_of(kind: str, length: int = 130, seed: int = 1, dtype: torch.dtype = t
     if kind == DECODER:
         model = DecoderLm(LmModel(width=32, heads=2, layers=2, ff=64, dropout=0.1), VOCABULARY, length)
     elif kind == CHAMPION:
-        settings = ArcModel(kind=kind, width=32, heads=2, encoder_layers=1, decoder_layers=2, ff=64, dropout=0.1)
+        settings = ArcModel(kind=kind, width=32, heads=8, encoder_layers=1, decoder_layers=2, ff=64, dropout=0.1)
         model = GridChampion(settings, VOCABULARY, length)
     else:
         settings = TranslateModel(width=32, heads=2, encoder_layers=1, decoder_layers=2, ff=64, dropout=0.1)
