@@ -76,6 +76,8 @@ class Case:
             not_proven += (f"more than {lanes} rank: data.lanes is {lanes}",)
         if (places := _places(device)) < max(WORLDS):
             not_proven += (f"more than {places} rank: there is one GPU here",)
+        if rank := getattr(recipe.model, "adapter_rank", 0):
+            not_proven += (f"model.adapter_rank {rank}: proven without adapters, the whole model trained",)
         peers = recipe.engine.expert_parallel
         if (tried := on_ranks(small, min(max(WORLDS), _lanes(small), _places(device))).engine.expert_parallel) < peers:
             not_proven += (f"engine.expert_parallel {peers}: proven with {tried}, on as many ranks as there are here",)

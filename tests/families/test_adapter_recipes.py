@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from small_run import read_lines
 
 from dstrain.config.errors import UserError
 from dstrain.config.load import load_recipe
+from dstrain.doctor.case import Case
 from dstrain.families.adapting import base_weights
 from dstrain.nn.adapters import is_adapter
 from dstrain.runtime.checkpoint.tensor_file import TensorFile
@@ -129,3 +131,13 @@ def test_another_rank_is_another_run_and_another_place_of_the_base_is_none(folde
     with pytest.raises(Exception, match="model.adapter_rank is 2 in the recipe, but 4 in .*another run"):
         run_on(two, folder, *ADAPTERS, "run.name=fixed", "run.steps=2", "schedule.warmup_steps=0",
                "model.adapter_rank=2")
+
+
+def test_the_doctor_proves_the_model_without_adapters_and_says_so(folder):
+    with closing(Case.of(load_recipe("small.yaml", [*ADAPTERS]))) as case:
+        assert case.not_proven == ("model.adapter_rank 4: proven without adapters, the whole model trained",)
+        trainee, _ = case.fresh_trainee()
+        assert all(parameter.requires_grad for parameter in trainee.parameters())
+        assert not any(map(is_adapter, dict(trainee.named_parameters())))
+    with closing(Case.of(load_recipe("small.yaml", []))) as case:
+        assert case.not_proven == ()

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import pad
 
+from dstrain.config.arc import ArcModel
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import in_micro_batches
 from dstrain.data.collate import UNSCORED
@@ -34,17 +35,22 @@ def _shrunk(recipe: Recipe, folder: Path) -> Recipe:
     """Width, depth and puzzles small enough for a proof to take seconds; everything else as it is."""
     layers = {name: min(MOST_LAYERS, count) for name in ("layers", "encoder_layers", "decoder_layers")
               if (count := getattr(recipe.model, name)) is not None}
-    model = shrunk(recipe.model, {"preset": None, "width": 32, "heads": 2, "ff": 64, "adapt": None, **layers})
+    model = shrunk(recipe.model, {"preset": None, "width": 32, "heads": 2, "ff": 64, **layers})
     data = replace(recipe.data, prefetch_steps=2, demonstrations=min(DEMONSTRATIONS, recipe.data.demonstrations))
     batch = replace(recipe.batch, tokens=TOKENS, micro_tokens=TOKENS // 4, window=WINDOW,
                     length=min(LENGTH, recipe.batch.length))
-    return on_few_tasks(replace(recipe, model=model, batch=batch, data=data), folder, SHRUNK_TASKS)
+    return on_few_tasks(replace(recipe, model=_unadapted(model), batch=batch, data=data), folder, SHRUNK_TASKS)
 
 
 def _at_full_size(recipe: Recipe) -> Recipe:
     """Steps of about two puzzles."""
     batch = replace(recipe.batch, tokens=recipe.batch.length, micro_tokens=recipe.batch.length, window=8)
-    return replace(recipe, batch=batch, data=replace(recipe.data, prefetch_steps=1))
+    return replace(recipe, model=_unadapted(recipe.model), batch=batch, data=replace(recipe.data, prefetch_steps=1))
+
+
+def _unadapted(model: ArcModel) -> ArcModel:
+    """Without adapters: beside weights that nobody trained they could learn little, and they begin as no change."""
+    return replace(model, adapt=None, adapter_rank=0)
 
 
 def _excerpt(recipe: Recipe, folder: Path, few: bool = False) -> Recipe:
