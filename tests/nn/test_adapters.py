@@ -33,7 +33,7 @@ def seq2seq():
 
 
 def champion():
-    settings = ArcModel(kind="champion", encoder_layers=1, decoder_layers=2, **SIZES)
+    settings = ArcModel(kind="champion", encoder_layers=1, decoder_layers=2, **SIZES | {"width": 32})
     return GridChampion(settings, VOCABULARY, 64), {
         "context_BX": torch.tensor([[3, 10, 12, 4, 10, 12], [5, 10, 12, 6, 10, 12]]),
         "context_lengths_BG": torch.tensor([[3, 3], [3, 3]]),
