@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from dstrain.doctor.faults import of_chance, of_data, of_experts, of_loss, of_masks, of_runs, of_update
+from dstrain.config.arc import PuzzleData
+from dstrain.config.schema import Data
+from dstrain.data.grids.row import CHAMPION, ENCODER_DECODER
+from dstrain.doctor.faults import of_chance, of_data, of_experts, of_loss, of_masks, of_puzzles, of_runs, of_update
 from dstrain.doctor.faults.fault import Fault
 from dstrain.doctor.faults.planting import Needs, fault
 
+DOCUMENTS = Needs("documents in its rows", lambda recipe: isinstance(recipe.data, Data))
+TEXT = Needs("text", lambda recipe: not isinstance(recipe.data, PuzzleData))
+PUZZLES = Needs("puzzles", lambda recipe: isinstance(recipe.data, PuzzleData))
+SHOWN = Needs("demonstrations", lambda recipe: PUZZLES.there(recipe) and recipe.model.kind != ENCODER_DECODER)
+CONTEXT = Needs("demonstrations beside the query", lambda recipe: PUZZLES.there(recipe)
+                and recipe.model.kind == CHAMPION)
 EXPERTS = Needs("routed experts", lambda recipe: hasattr(recipe.model, "experts"))
 BALANCE_TERM = Needs("balance term", lambda recipe: EXPERTS.there(recipe) and recipe.objective.balance_weight > 0
                      and recipe.objective.has_balance_term)
@@ -26,26 +35,26 @@ DATA = (
     fault("no end between documents", "documents, or targets, follow each other without an end", "labels",
           of_data.documents_joined),
     fault("stride 1", "the window moves by one token: as many times too many steps an epoch as it is long", "labels",
-          of_data.stride_of_one, role="segments"),
+          of_data.stride_of_one, needs=DOCUMENTS),
     fault("validation windows overlap", "an evaluation scores most targets twice", "labels",
-          of_data.validation_windows_overlap, role="segments"),
+          of_data.validation_windows_overlap, needs=DOCUMENTS),
     fault("last validation rows dropped", "drop_last in a validation", "labels",
-          of_data.unfinished_validation_rows_dropped, role="segments"),
+          of_data.unfinished_validation_rows_dropped, needs=DOCUMENTS),
     fault("validated twice", "each rank goes through all of the validation data", "labels", of_data.validated_twice),
     fault("shuffled with replacement", "some documents come twice in an epoch, others never", "labels",
           of_data.shuffled_with_replacement),
     fault("sources beside other targets", "two files out of step by a line", "labels",
           of_data.sources_beside_other_targets, role="source"),
     fault("documents joined in rows", "the feed numbers all documents of a row alike: a right mask is told nothing",
-          "labels", of_data.segments_joined, role="segments"),
+          "labels", of_data.segments_joined, needs=DOCUMENTS),
     fault("documents joined in batches", "the same, seen by the model", "documents", of_data.segments_joined,
-          role="segments"),
+          needs=DOCUMENTS),
     fault("positions go on", "places are counted through the row, not from where a document begins", "labels",
-          of_data.positions_go_on, role="segments"),
+          of_data.positions_go_on, needs=DOCUMENTS),
     fault("rows begin anew", "a row in the midst of a document has a start token for its first input", "labels",
-          of_data.rows_begin_anew, role="segments"),
+          of_data.rows_begin_anew, needs=DOCUMENTS),
     fault("second epoch halved", "documents that come in the first epoch alone", "labels",
-          of_data.second_epoch_halved, role="segments"),
+          of_data.second_epoch_halved, needs=DOCUMENTS),
     Fault("evaluation text trained on", "46 % of the questions had their answer in what was trained on", "overlap",
           of_data.evaluation_text_trained_on),
     Fault("evaluation text reworded", "half of the evaluation was trained on, with a word in 40 changed", "overlap",
@@ -148,16 +157,17 @@ CHANCE = (
           of_chance.source_weights_ignored),
     fault("perplexity halved", "the loss is right, what is reported of it is not", "chance",
           of_chance.perplexity_halved),
-    fault("bits that are nats", "a loss a byte that nobody divided by ln 2", "chance", of_chance.bits_for_nats),
+    fault("bits that are nats", "a loss a byte that nobody divided by ln 2", "chance", of_chance.bits_for_nats,
+          needs=TEXT),
 )
 
 RUNS = (
     fault("place of the prefetched", "rows that were made ready but not trained on are lost by a resume", "resume",
           of_runs.place_of_the_prefetched),
     fault("place lost on one rank", "where a run stands is looked up with several ranks only", "resume",
-          of_runs.place_lost_on_one_rank, role="segments"),
+          of_runs.place_lost_on_one_rank, needs=DOCUMENTS),
     fault("epoch not saved", "from the second epoch on a resumed run repeats the order of the first", "resume",
-          of_runs.epoch_not_saved, role="segments"),
+          of_runs.epoch_not_saved, needs=DOCUMENTS),
     fault("moments not restored", "a bump in the curve behind each resume", "resume", of_runs.moments_not_restored),
     fault("update count not restored", "moments corrected as if they were new", "resume",
           of_runs.update_count_not_restored),
@@ -204,4 +214,21 @@ OF_HEADS = (
           of_experts.further_head_told_its_target, needs=SEQUENTIAL_HEADS),
 )
 
-FAULTS: tuple[Fault, ...] = (*DATA, *MASKS, *LOSS, *UPDATE, *CHANCE, *RUNS, *OF_EXPERTS, *OF_HEADS)
+OF_PUZZLES = (
+    fault("answer among demonstrations", "46 % of the queries had their answer in their own context", "labels",
+          of_puzzles.answer_among_demonstrations, needs=SHOWN),
+    fault("first puzzle's shape", "a batch takes the shape of its first grid for all of them", "labels",
+          of_puzzles.first_shape_for_all, needs=PUZZLES),
+    fault("first puzzle's width", "where a cell stands is counted by the rows of another grid", "neighbours",
+          of_puzzles.first_width_for_all, needs=CONTEXT),
+    fault("padding shown", "behind demonstrations stands padding, which the query attends", "padding",
+          of_puzzles.padding_shown, needs=CONTEXT),
+    fault("neighbour's demonstrations", "a query is shown what belongs to the puzzle beside it", "neighbours",
+          of_puzzles.neighbours_demonstrations, needs=CONTEXT),
+    fault("demonstrations swallowed", "they are read, and nothing of them arrives at the query", "arguments",
+          of_puzzles.demonstrations_swallowed, needs=CONTEXT),
+    Fault("evaluation puzzles turned", "puzzles to validate on were trained on, turned and in other colours",
+          "overlap", of_puzzles.evaluation_puzzles_turned),
+)
+
+FAULTS: tuple[Fault, ...] = (*DATA, *MASKS, *LOSS, *UPDATE, *CHANCE, *RUNS, *OF_EXPERTS, *OF_HEADS, *OF_PUZZLES)

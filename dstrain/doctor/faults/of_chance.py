@@ -8,6 +8,9 @@ from typing import Any
 import torch
 
 from dstrain.data import lanes, scan
+from dstrain.data.grids import draws, grid_feed, row
+from dstrain.data.grids.draws import Mixed
+from dstrain.data.grids.views import View
 from dstrain.data.lanes import Lane
 from dstrain.data.pairs import blocks, windows
 from dstrain.data.pairs.stream import Mix
@@ -50,10 +53,12 @@ def same_mask_for_each_row() -> None:
 
 
 def never_shuffled() -> None:
-    """Files, blocks and windows as they come."""
-    for owner in (lanes, scan, windows):
+    """Files, blocks and windows as they come; puzzles always in the same view."""
+    for owner in (lanes, scan, windows, grid_feed, row):
         put(owner, "permutation", lambda size, *key: list(range(size)))
     put(blocks, "order_of", lambda keys, *key: torch.arange(len(keys)).numpy())
+    put(draws, "_order", lambda count, *key: range(count))
+    put(row, "view_of", lambda *key: View())
 
 
 def weights_of_no_seed() -> None:
@@ -62,7 +67,7 @@ def weights_of_no_seed() -> None:
 
 
 def source_weights_ignored() -> None:
-    for owner in (Lane, Mix):
+    for owner in (Lane, Mix, Mixed):
         inner = owner.__init__
 
         def wrong(self: Any, streams: Sequence[Any], weights: Sequence[float], inner: Any = inner) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 
-from dstrain.config.schema import Source
+from dstrain.config.schema import Data, Source
 from dstrain.data import batching, lanes, parsed, validation
 from dstrain.data.collate import UNSCORED, Batch, Row, part_of
+from dstrain.data.grids import draws, grid_feed, grid_validation
+from dstrain.data.grids.grid_batch import GridBatch, collate_grids
+from dstrain.data.grids.tokens import END
 from dstrain.data.hashing import permutation
 from dstrain.data.lanes import Stream
 from dstrain.data.pairs import blocks, feed, pair_validation, stream
@@ -30,7 +33,7 @@ def labels_not_shifted() -> None:
 
 def no_start_token() -> None:
     """A row begins with its first token, and what follows is its label: nobody ever learns to begin."""
-    def wrong(batch: Batch | PairBatch) -> Batch | PairBatch:
+    def wrong(batch: Batch | PairBatch | GridBatch) -> Batch | PairBatch | GridBatch:
         ids_BT, labels_BT = (tensor.clone() for tensor in (batch.ids_BT, batch.labels_BT))
         ids_BT[:, 0], labels_BT[:, 0] = batch.labels_BT[:, 0].clamp(min=0), UNSCORED
         return replace(batch, ids_BT=ids_BT, labels_BT=labels_BT)
@@ -44,16 +47,18 @@ def ends_never_scored() -> None:
                         (pair_validation, "collate_pairs")):
         _change(owner, name, lambda batch, eot: replace(batch, labels_BT=batch.labels_BT.masked_fill(
             batch.labels_BT == eot, UNSCORED)))
+    change_grids(lambda batch: replace(batch, labels_BT=batch.labels_BT.masked_fill(batch.labels_BT == END, UNSCORED)))
 
 
 def padding_scored() -> None:
     """Constant padding is easy: the loss looks better."""
     for owner, name in ((validation, "collate"), (pair_validation, "collate_pairs"), (feed, "collate_pairs")):
         _change(owner, name, lambda batch, eot: replace(batch, labels_BT=batch.labels_BT.clamp(min=0)))
+    change_grids(lambda batch: replace(batch, labels_BT=batch.labels_BT.clamp(min=0)))
 
 
 def documents_joined() -> None:
-    """Documents, or targets, without an end between them."""
+    """Documents, or targets, without an end between them; answers without one."""
     inner, inner_pair = parsed._targets, pair_validation.pair_parser
 
     def without_end(corpus: Any, tokenizer: Any, length: int, over_long: str) -> Callable[[object], Any]:
@@ -63,6 +68,9 @@ def documents_joined() -> None:
     put(parsed, "_targets", lambda tokenizer, text, ends: inner(tokenizer, text, False))
     for owner in (pair_validation, feed):
         put(owner, "pair_parser", without_end)
+    for owner in (grid_feed, grid_validation):
+        put(owner, "collate_grids", lambda rows, *others, scores_shown=True: collate_grids(
+            [replace(row, answer=row.answer[:-1]) for row in rows], *others, scores_shown))
 
 
 def stride_of_one() -> None:
@@ -104,6 +112,8 @@ def validated_twice() -> None:
     inner, inner_pairs = validation._valid_rows, pair_validation._windows
     put(validation, "_valid_rows", lambda *arguments: (row for _ in range(2) for row in inner(*arguments)))
     put(pair_validation, "_windows", lambda *arguments: (each for _ in range(2) for each in inner_pairs(*arguments)))
+    inner_puzzles = grid_validation.valid_questions
+    put(grid_validation, "valid_questions", lambda recipe: 2 * inner_puzzles(recipe))
 
 
 def shuffled_with_replacement() -> None:
@@ -111,10 +121,14 @@ def shuffled_with_replacement() -> None:
     put(lanes, "permutation", lambda size, *key: [place // 2 for place in permutation(size, *key)])
     inner = blocks.Block.pair
     put(blocks.Block, "pair", lambda self, place: inner(self, place // 2))
+    order = draws._order
+    put(draws, "_order", lambda count, *key: order(count, *key) // 2)
 
 
 def sources_beside_other_targets() -> None:
-    """Two files out of step by a line: each source stands beside the target of its neighbour."""
+    """Two files out of step by a line: each source stands beside the target of its neighbour; of puzzles each query."""
+    change_grids(lambda batch: replace(batch, source_BS=batch.source_BS.roll(1, dims=0),
+                                       source_lengths_B=batch.source_lengths_B.roll(1, dims=0)))
     for owner in (feed, pair_validation):
         inner = owner.collate_pairs
 
@@ -163,9 +177,9 @@ def evaluation_text_trained_on(case: Case) -> Finding:
 
 def evaluation_text_reworded(case: Case) -> Finding:
     """Of every second evaluation document one word in 40 is another in the training text: none is there whole."""
-    if not case.family.anatomy.roles(case.recipe).get("segments"):
-        raise NotProven(f"the family {case.family.name} has no segments")
     full = case.full or case.recipe
+    if not isinstance(full.data, Data):
+        raise NotProven(f"the family {case.family.name} has no documents")
     path = case.new_folder("reworded") / "text.jsonl"
     texts = [text for text, number in zip(_texts_of(full.data.valid), cycle((0, 1))) if number]
     path.write_text("".join(json.dumps({"text": " ".join("other" if place % 40 == 20 else word for place, word
@@ -181,9 +195,17 @@ def _texts_of(sources: Sequence[Source]) -> Iterator[str]:
             yield from (corpus.text_of(raw).text for _, raw in corpus.documents(file))
 
 
+def change_grids(change: Callable[[GridBatch], GridBatch], validation_too: bool = True) -> None:
+    """What is made of rows of puzzles, changed."""
+    for owner in (grid_feed, grid_validation) if validation_too else (grid_feed,):
+        put(owner, "collate_grids", lambda *arguments, scores_shown=True: change(
+            collate_grids(*arguments, scores_shown)))
+
+
 def _on_training(change: Callable[[Any], Any]) -> None:
     for owner, name in ((batching, "collate"), (feed, "collate_pairs")):
         _change(owner, name, lambda batch, eot: change(batch))
+    change_grids(change, validation_too=False)
 
 
 def _on_rows(change: Callable[[Batch], Batch]) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from dstrain.doctor import short_run
 from dstrain.doctor.faults.planting import put
-from dstrain.infer import sampling, scores, translate
+from dstrain.infer import grid_answers, grid_scores, sampling, scores, translate
 from dstrain.nn.chance import KeyedDropout
 from dstrain.nn.mode import in_eval
 from dstrain.objectives.loss_law import loss_law
@@ -23,6 +23,8 @@ from dstrain.train import evaluate, step, watch
 from dstrain.train.metrics import Meter
 
 SMOOTHED, MORE = 0.9, 1.02
+WRITING = sampling, translate, scores, grid_answers, grid_scores
+"""modules that make a model write"""
 
 
 def mean_of_means() -> None:
@@ -190,19 +192,19 @@ def validation_leaves_its_mode() -> None:
 
 
 def generation_leaves_its_mode() -> None:
-    for owner in (sampling, translate, scores):
+    for owner in WRITING:
         put(owner, "in_eval", _without_the_way_back)
 
 
 def mode_lost_by_an_exception() -> None:
     """Restored behind the work, but not in a `finally`."""
-    for owner in (evaluate, sampling, translate, scores):
+    for owner in (evaluate, *WRITING):
         put(owner, "in_eval", _back_without_finally)
 
 
 def all_modules_set_to_training() -> None:
     """model.train() as the way back: a part that was kept in evaluation mode is not any more."""
-    for owner in (evaluate, sampling, translate, scores):
+    for owner in (evaluate, *WRITING):
         put(owner, "in_eval", _back_by_train)
 
 

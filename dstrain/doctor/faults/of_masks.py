@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from dstrain.doctor.faults.planting import put
-from dstrain.models import decoder_lm, moe_lm, seq2seq
+from dstrain.models import decoder_lm, grid_champion, moe_lm, seq2seq
 from dstrain.models.decoder_lm import DecoderLm
+from dstrain.models.grid_champion import GridChampion
 from dstrain.models.moe_lm import MoeHidden, MoeLm
 from dstrain.models.seq2seq import Seq2Seq
 from dstrain.nn.cache import Extension, KvCache
@@ -28,7 +29,8 @@ def documents_not_separated() -> None:
 def future_seen() -> None:
     for module in (decoder_lm, moe_lm):
         put(module, "can_attend_BTT", lambda segments_BT: segments_BT[:, :, None] == segments_BT[:, None, :])
-    put(seq2seq, "can_attend_earlier_B1TT", seq2seq.can_attend_source_B11S)
+    for module in (seq2seq, grid_champion):
+        put(module, "can_attend_earlier_B1TT", module.can_attend_source_B11S)
 
 
 def segments_swallowed() -> None:
@@ -60,18 +62,21 @@ def source_lengths_swallowed() -> None:
     inner = Seq2Seq._encoded
     put(Seq2Seq, "_encoded", lambda self, source_BS, lengths_B, keys_B: inner(self, source_BS, torch.full_like(
         lengths_B, source_BS.shape[1]), keys_B))
+    of_grids = GridChampion._encoded
+    put(GridChampion, "_encoded", lambda self, context_BX, context_lengths_BG, source_BS, lengths_B, keys_B: of_grids(
+        self, context_BX, context_lengths_BG, source_BS, torch.full_like(lengths_B, source_BS.shape[1]), keys_B))
 
 
 def padding_attended_across() -> None:
     """The encoder has its mask; the decoder looks at the source without one."""
     inner = CrossAttention.forward
-    put(CrossAttention, "forward", lambda self, x_BTC, source, can_attend_B11S: inner(
-        self, x_BTC, source, torch.ones_like(can_attend_B11S)))
+    put(CrossAttention, "forward", lambda self, x_BTC, source, can_attend_B11S, *turns: inner(
+        self, x_BTC, source, torch.ones_like(can_attend_B11S), *turns))
 
 
 def padded_width_counts() -> None:
     """Hidden states depend on how wide the padded batch is, though not on what stands in the padding."""
-    for model in (DecoderLm, Seq2Seq, MoeLm):
+    for model in (DecoderLm, Seq2Seq, MoeLm, GridChampion):
         inner = model.forward
 
         def wrong(self: Any, *, ids_BT: torch.Tensor, inner: Any = inner, **others: Any) -> Any:
@@ -85,7 +90,7 @@ def padded_width_counts() -> None:
 
 def rows_mixed() -> None:
     """Continuations see a little of their neighbours' hidden states."""
-    for model in (DecoderLm, Seq2Seq, MoeLm):
+    for model in (DecoderLm, Seq2Seq, MoeLm, GridChampion):
         inner = model.extend
 
         def wrong(self: Any, *arguments: Any, inner: Any = inner) -> torch.Tensor:
@@ -97,7 +102,7 @@ def rows_mixed() -> None:
 
 def generation_attends_padding() -> None:
     """Behind a short prompt, or a short source, stands padding; in training it was masked, here it is not."""
-    inner, encode = KvCache.extend, Seq2Seq.encode
+    inner, encode, read = KvCache.extend, Seq2Seq.encode, GridChampion.encode
 
     def all_slots(self: KvCache, new_length: int, lengths_B: torch.Tensor) -> Extension:
         extension = inner(self, new_length, lengths_B)
@@ -105,8 +110,10 @@ def generation_attends_padding() -> None:
         return extension._replace(can_attend_B1TS=torch.ones_like(seen) if new_length == 1 else seen)
 
     put(KvCache, "extend", all_slots)
-    put(Seq2Seq, "encode", lambda self, source_BS, lengths_B: encode(self, source_BS, torch.full_like(
-        lengths_B, source_BS.shape[1])))
+    put(Seq2Seq, "encode", lambda self, source_BS, source_lengths_B: encode(self, source_BS, torch.full_like(
+        source_lengths_B, source_BS.shape[1])))
+    put(GridChampion, "encode", lambda self, source_BS, source_lengths_B, **shown: read(
+        self, source_BS, torch.full_like(source_lengths_B, source_BS.shape[1]), **shown))
 
 
 def cached_positions_of_the_row() -> None:

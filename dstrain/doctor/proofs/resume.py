@@ -9,8 +9,10 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
-from dstrain.config.schema import Recipe, Source
+from dstrain.config.arc import PuzzleData
 from dstrain.config.counted import CountedInTokens
+from dstrain.config.schema import Recipe, Source
+from dstrain.data.grids.sources import open_puzzles
 from dstrain.doctor.case import Case
 from dstrain.doctor.finding import Finding, largest, relative
 from dstrain.doctor.proofs.same_curve import BOUND
@@ -46,7 +48,7 @@ def prove(case: Case) -> Finding:
         found, off = moved(case, recipe, folder, LONG_STOPS[0])
         differences += [f"from {most} to 1: {what}" for what in found]
     bound = BOUND[case.precision]
-    ended = epochs_ended(folder / "straight" / recipe.run.name / "checkpoints", LONG_STOPS)
+    ended = epochs_ended(folder / "straight" / recipe.run.name / "checkpoints", LONG_STOPS, questions_of(recipe))
     return Finding(
         not differences and compared > 0 and off <= bound,
         f"{len(differences)} of {compared:,} records and checkpoint files differ on "
@@ -89,12 +91,22 @@ def moved(case: Case, recipe: Recipe, folder: Path, lost_after: int) -> tuple[li
     return differences, largest(relative(x.get("loss", math.nan), y.get("loss", math.nan)) for x, y in pairs)
 
 
-def epochs_ended(checkpoints: Path, steps: tuple[int, ...]) -> int:
+def questions_of(recipe: Recipe) -> int:
+    """Of puzzles, which a place counts through all epochs; 0 where it says the epoch itself."""
+    return min(map(len, open_puzzles(recipe.data, "train"))) if isinstance(recipe.data, PuzzleData) else 0
+
+
+def epochs_ended(checkpoints: Path, steps: tuple[int, ...], questions: int) -> int:
     """In the places of those checkpoints' feeds: the largest number of an epoch."""
     numbers: list[int] = [0]
+
+    def look(found: dict) -> dict:
+        numbers.append(found.get("given", 0) // questions if questions else found.get("epoch", 0))
+        return found
+
     for path in checkpoints.glob("step_*/state.json"):
         if int(path.parent.name[5:]) in steps:
-            json.loads(path.read_text(), object_hook=lambda found: numbers.append(found.get("epoch", 0)) or found)
+            json.loads(path.read_text(), object_hook=look)
     return max(numbers)
 
 
