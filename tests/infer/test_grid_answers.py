@@ -1,4 +1,4 @@
-"""Answers to puzzles: always grids, the most likely ones, and the same whatever stands beside a row."""
+"""Answers to puzzles: always grids, the most likely ones, and the same whatever stands beside a prompt."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def test_an_answer_is_what_whole_forward_passes_choose(kind):
 def test_neighbours_batches_and_order_change_no_answer(kind, monkeypatch):
     model = model_of(kind)
     together = answer_prompts(model, PROMPTS, kind)
-    assert all(same(answer_prompts(model, [prompt], kind)[0], answer) for prompt, answer in zip(PROMPTS, together, strict=True))
+    alone = [answer_prompts(model, [prompt], kind)[0] for prompt in PROMPTS]
+    assert all(map(same, alone, together))
     order = random.Random(2).sample(range(len(PROMPTS)), len(PROMPTS))
     for rows, positions in ((5, 700), (64, 400)):
         monkeypatch.setattr(grid_answers, "BATCH_ROWS", rows)
@@ -180,7 +181,7 @@ def test_a_decoder_has_as_many_positions_for_an_answer_as_its_prompt_leaves():
     model = model_of(DECODER, length=11)
     answer, = answer_prompts(model, [asked], DECODER)
     assert answer.tokens <= 7
-    assert answer_prompts(model, [asked, prompt("1" * 8)], DECODER)[1] == Answered()                       # 11 of 11 are taken
+    assert answer_prompts(model, [asked, prompt("1" * 8)], DECODER)[1] == Answered()   # 11 of 11 are taken
 
 
 def test_a_question_without_a_row_has_no_answer():
@@ -200,7 +201,7 @@ def test_batches_hold_rows_of_like_size_and_no_more_positions_than_they_may(monk
     assert all(len(batch) <= 4 and len(batch) * batch[-1] <= 700 for batch in sizes) and len(batches) > 3
 
 
-def test_every_mode_is_restored_and_dropout_is_off(monkeypatch):
+def test_every_mode_is_restored_and_dropout_is_off():
     model = model_of(DECODER).train()
     model.embed_dropout.eval()
     modes = [module.training for module in model.modules()]
