@@ -47,6 +47,14 @@ def test_puzzles_are_proven(case, name):
     assert finding.passed, finding
 
 
+@pytest.mark.parametrize("name", ("update", "logged"))
+@pytest.mark.parametrize("case", ["decoder"], indirect=True)
+def test_steps_on_rows_that_are_cut_anywhere_and_validations_of_answers_alone_are_proven(case, name):
+    """Of a decoder: a row that was cut in its first output scores nothing, a validation nothing that is shown."""
+    finding = PROOFS[name].prove(case)
+    assert finding.passed, finding
+
+
 @pytest.mark.parametrize("fault", TRIED, ids=lambda fault: fault.name.replace(" ", "_"))
 def test_each_fault_of_puzzles_and_of_their_masks_is_caught(case, monkeypatch, fault):
     monkeypatch.setattr("dstrain.doctor.proofs.overlapping_puzzles.MOST_MADE", 100)
@@ -122,8 +130,8 @@ def test_overlap_looks_at_files_and_says_what_it_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grids = np.arange(9).reshape(3, 3)
     for name, shift in (("one", 0), ("two", 1)):
-        pairs = [{"input": ((grids + shift) * (n + 1) % 10).tolist(), "output": ((grids * grids + shift + n) % 7).tolist()}
-                 for n in range(4)]
+        pairs = [{"input": ((grids + shift) * (n + 1) % 10).tolist(),
+                  "output": ((grids * grids + shift + n) % 7).tolist()} for n in range(4)]
         (tmp_path / f"{name}.json").write_text(json.dumps({"train": pairs[:3], "test": pairs[3:]}))
     with closing(Case.of(load_recipe("arc-quickstart", ["data.train=[{path: one.json}]",
                                                         "data.valid=[{path: two.json}]"]))) as case:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dstrain.config.arc import PuzzleData
 from dstrain.config.schema import Data
-from dstrain.data.grids.row import CHAMPION, ENCODER_DECODER
+from dstrain.data.grids.row import CHAMPION, DECODER, ENCODER_DECODER
 from dstrain.doctor.faults import of_chance, of_data, of_experts, of_loss, of_masks, of_puzzles, of_runs, of_update
 from dstrain.doctor.faults.fault import Fault
 from dstrain.doctor.faults.planting import Needs, fault
@@ -13,6 +13,7 @@ DOCUMENTS = Needs("documents in its rows", lambda recipe: isinstance(recipe.data
 TEXT = Needs("text", lambda recipe: not isinstance(recipe.data, PuzzleData))
 PUZZLES = Needs("puzzles", lambda recipe: isinstance(recipe.data, PuzzleData))
 SHOWN = Needs("demonstrations", lambda recipe: PUZZLES.there(recipe) and recipe.model.kind != ENCODER_DECODER)
+SEQUENCE = Needs("demonstrations in its rows", lambda recipe: PUZZLES.there(recipe) and recipe.model.kind == DECODER)
 CONTEXT = Needs("demonstrations beside the query", lambda recipe: PUZZLES.there(recipe)
                 and recipe.model.kind == CHAMPION)
 EXPERTS = Needs("routed experts", lambda recipe: hasattr(recipe.model, "experts"))
@@ -217,6 +218,8 @@ OF_HEADS = (
 OF_PUZZLES = (
     fault("answer among demonstrations", "46 % of the queries had their answer in their own context", "labels",
           of_puzzles.answer_among_demonstrations, needs=SHOWN),
+    fault("shown outputs not scored", "a decoder learns one output a row, not several: slow, and nobody knows why",
+          "labels", of_puzzles.shown_outputs_not_scored, needs=SEQUENCE),
     fault("first puzzle's shape", "a batch takes the shape of its first grid for all of them", "labels",
           of_puzzles.first_shape_for_all, needs=PUZZLES),
     fault("first puzzle's width", "where a cell stands is counted by the rows of another grid", "neighbours",

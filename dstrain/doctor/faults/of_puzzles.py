@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dstrain.config.arc import PuzzleData, PuzzleSource
 from dstrain.data.collate import UNSCORED
-from dstrain.data.grids import row
-from dstrain.data.grids.grid_batch import GridBatch
+from dstrain.data.grids import grid_feed, row
+from dstrain.data.grids.grid_batch import GridBatch, collate_grids
 from dstrain.data.grids.sources import open_puzzles
 from dstrain.data.grids.task import Example
 from dstrain.data.grids.views import View
@@ -32,6 +32,11 @@ COPIED, TURNED = 3, View(symmetry=5, colours=(0, 3, 1, 2, 4, 5, 9, 7, 8, 6))
 def answer_among_demonstrations() -> None:
     """Demonstrations are drawn from all pairs of a task: of many queries the answer stands beside them."""
     put(row, "shown_beside", lambda task, query: [example for example in task.examples if example.output is not None])
+
+
+def shown_outputs_not_scored() -> None:
+    """A decoder learns one output of a row, as in a validation, and not all but the first."""
+    put(grid_feed, "collate_grids", lambda rows, numbers, kind: collate_grids(rows, numbers, kind, scores_shown=False))
 
 
 def first_shape_for_all() -> None:

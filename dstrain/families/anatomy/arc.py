@@ -115,7 +115,8 @@ def _targets(batch: GridBatch) -> tuple[torch.Tensor]:
     of_decoder = batch.source_BS is None
     for b, length in enumerate(batch.lengths_B.tolist()):
         ids, inside, outputs = batch.ids_BT[b, :length].tolist(), not of_decoder, 0
-        only_one = ids.count(SEPARATOR) == 1
+        # A row of one pair asks for its output. One of several that was cut in its first shows it: nothing is scored.
+        only_one = ids.count(SEPARATOR) == 1 and int(batch.labels_BT[b, length - 1]) != UNSCORED
         for t, token in enumerate(ids):
             if token == SEPARATOR:
                 outputs += 1
@@ -189,4 +190,4 @@ ARC_ANATOMY = Anatomy(
     ragged=_ragged, intruded=_intruded, roles=_roles,
     lengths=lambda batch: (batch.lengths_B, batch.source_lengths_B), context_padding=_context_padding,
     loss=lambda recipe, step=None: ((1.0,), 0.0),
-    targets=lambda recipe, batch, tokenizer: _targets(batch), wrong=_wrong, alone=_alone, astray=targets_astray)
+    targets=lambda recipe, batch, tokenizer: (_expected(batch),), wrong=_wrong, alone=_alone, astray=targets_astray)

@@ -54,7 +54,7 @@ def _of_training(recipe: Recipe, tokenizer: object, source: PuzzleSource, world:
             for step in feed:
                 for batch in step.micro_batches:
                     found, away = _scored(batch)
-                    scored, given_away = scored + found, given_away + away
+                    scored, given_away = scored + found, given_away + away + _shown_but_not_scored(batch)
                 if step.place["window"] >= count * epochs // window:
                     break
     expected = Counter({known: epochs * times for known, times in expected.items()})
@@ -108,6 +108,19 @@ def _scored(batch: GridBatch) -> tuple[Counter[Known], int]:
         found[(_form(Example(query, answer)), answer.size) if is_whole else (b"no grid", len(targets))] += 1
         given_away += len(targets) * any(np.array_equal(query, grid) for grid in shown)
     return found, given_away
+
+
+def _shown_but_not_scored(batch: GridBatch) -> int:
+    """In training a decoder learns all outputs of a row but the first: how many of those targets are missing."""
+    if batch.source_BS is not None:
+        return 0
+    missing = 0
+    for b, length in enumerate(batch.lengths_B.tolist()):
+        separators = np.flatnonzero(batch.ids_BT[b, :length] == SEPARATOR)
+        ends = [*np.flatnonzero(batch.ids_BT[b, :length] == START)[1:] - 1, length]  # of each output the end, not shown
+        for separator, end in [*zip(separators, ends, strict=True)][1:]:
+            missing += int((batch.labels_BT[b, separator:end] == UNSCORED).sum())
+    return missing
 
 
 def _read(batch: GridBatch, b: int) -> tuple[list[np.ndarray], np.ndarray | None, np.ndarray]:
