@@ -88,7 +88,7 @@ def _turns(places_BTHA: Tensor, head_width: int, dtype: torch.dtype) -> Turns:
     """Of as many places for each head (H, or 1 for all alike): each gets its share of the channels."""
     axes = places_BTHA.shape[-1]
     if head_width % (2 * axes):
-        raise ValueError(f"{axes} places of a token turn pairs of channels, and a head's {head_width} are not a multiple "
+        raise ValueError(f"{axes} places of a token turn pairs of channels, and a head's {head_width} are no multiple "
                          f"of {2 * axes}: change heads or width")
     precision = torch.float64 if dtype == torch.float64 else torch.float32
     count = head_width // (2 * axes)
