@@ -30,7 +30,7 @@ OF_DATA_AND_MASKS = ("labels not shifted", "no start token in rows", "ends never
                      "no end between documents", "validated twice", "shuffled with replacement",
                      "sources beside other targets", "future seen", "segments swallowed", "source lengths swallowed",
                      "padding attended across", "padded width counts", "prompts mixed", "generate attends to padding",
-                     "cached slots lost")
+                     "cached slots lost", "average of batches")
 TRIED = [fault for fault in FAULTS if fault in OF_PUZZLES or fault.name in OF_DATA_AND_MASKS]
 
 
