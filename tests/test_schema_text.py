@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from dstrain.config import moe, schema, translate
+from dstrain.config import arc, moe, schema, translate
 
-TREES = [ast.parse(Path(module.__file__).read_text(encoding="utf-8")) for module in (schema, translate, moe)]
+TREES = [ast.parse(Path(module.__file__).read_text(encoding="utf-8")) for module in (schema, translate, moe, arc)]
 CLASSES = [node for tree in TREES for node in tree.body if isinstance(node, ast.ClassDef)]
 
 

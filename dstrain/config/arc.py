@@ -14,13 +14,13 @@ class PuzzleSource:
 
     path: str | None = None
     """a file, or a pattern with * and **, relative to the working directory: .json files in ARC's form, each one task
-    {"train": [...], "test": [...]}, many of them {"NAME": {...}, ...}, or examples that a program has generated for one
-    [{"input": ..., "output": ...}, ...]"""
+    {"train": [...], "test": [...]}, many of them {"NAME": {...}, ...}, or pairs that a program has generated for one
+    [{"input": ..., "output": ...}, ...]. Beside X_challenges.json X_solutions.json is read, too"""
     embedded: str | None = bounded(None, choices=("puzzles",))
     """puzzles that need no download: `puzzles` are made by rule (flip, rotate, recolour, gravity, fill, copy, count)"""
     part: str = bounded("all", choices=("all", "train", "valid"))
     """`valid` holds about a tenth of the tasks, chosen by what they show, so that a turned or recoloured copy is on the
-    same side; `train` the others. Embedded ones have parts alone"""
+    same side; `train` the others; `all` both. Of embedded ones 350 are to validate on, a million others to train on"""
     weight: float = bounded(1.0, above=0.0)
     """share of the puzzles that this source gives, relative to the other sources' weights"""
 
@@ -35,11 +35,12 @@ class PuzzleData:
     train: tuple[PuzzleSource, ...]
     """sources of puzzles to train on, mixed by weight"""
     valid: tuple[PuzzleSource, ...] = ()
-    """puzzles to validate on: each query is answered at every validation. None of them may be one of `data.train`"""
+    """puzzles to validate on: each query whose answer is known is answered at every validation. None of them may be one
+    of `data.train`, turned, mirrored or recoloured either"""
     folder: str | None = None
     """where the data lie on this machine: relative paths start here; default: the working directory"""
     demonstrations: int = bounded(3, low=1, high=64)
-    """of a puzzle that many are shown beside its query, at most"""
+    """of a puzzle that many are shown beside its query, at most; an `encoder-decoder` is shown none"""
     symmetries: bool = True
     """train on each puzzle turned and mirrored in the 8 ways that a square has; every grid of it alike"""
     colours: str = bounded("all_but_0", choices=("none", "all_but_0", "all"))
@@ -58,9 +59,9 @@ class ArcModel:
     preset: str | None = bounded(None, choices=("tiny", "small", "base", "large"))
     """about 0.5M, 0.9M, 1.7M and 7M parameters; of the champion base is width 160, 4 heads, 1+3 layers and ff 640"""
     width: int | None = bounded(None, low=2)
-    """channels of the residual stream"""
+    """channels of the residual stream; of the champion a multiple of 32"""
     heads: int | None = bounded(None, low=1)
-    """attention heads; divides width"""
+    """attention heads; divides width. Where the champion sees a grid in the eight frames of a square, it has eight"""
     layers: int | None = bounded(None, low=1)
     """of `decoder`: its blocks"""
     encoder_layers: int | None = bounded(None, low=1)
@@ -93,7 +94,8 @@ class ArcModel:
 class PuzzleBatch(CountedInTokens):
     tokens: int = bounded(low=1, high=2**40)
     """positions of one optimizer step over all ranks, at most: puzzles x the largest of them. What a puzzle takes
-    depends on model.kind: its whole sequence, its longer grid, or its query and all that is shown beside it"""
+    depends on model.kind. decoder: its whole sequence; encoder-decoder: its longer grid; champion: its query and all
+    that is shown beside it, each grid as the longest of them (or its answer, if that is longer)"""
     micro_tokens: int = bounded(low=1, high=2**40)
     """the same of one forward pass on one rank (a puzzle more where they do not divide evenly): memory decides; it
     changes no number"""

@@ -1,4 +1,4 @@
-"""Recipes of the family `arc`: what is filled in, what is refused, and that no section is taken for another family's."""
+"""Recipes of the family `arc`: what is filled in, what is refused, and that no section is another family's."""
 
 from __future__ import annotations
 
