@@ -10,12 +10,12 @@ from dstrain.config.load import recipe_to_dict
 from dstrain.config.schema import Recipe
 
 # A change here would be another run: other batches, another network, other moments or another random stream.
-FIXED = ("family", "model.width", "model.heads", "model.layers", "model.encoder_layers", "model.decoder_layers",
-         "model.ff", "model.experts", "model.top_k", "model.expert_ff", "model.shared_experts", "model.every",
-         "model.next_tokens", "model.further", "model.block", "model.positions", "model.code", "model.adapter_rank",
-         "tokenizer", "data.languages", "data.train", "data.lanes", "data.block_tokens", "batch.rows",
-         "batch.length", "batch.tokens", "batch.window", "batch.over_long", "objective.bias_speed", "optim.name",
-         "run.seed")
+FIXED = ("family", "model.kind", "model.width", "model.heads", "model.layers", "model.encoder_layers",
+         "model.decoder_layers", "model.ff", "model.experts", "model.top_k", "model.expert_ff", "model.shared_experts",
+         "model.every", "model.next_tokens", "model.further", "model.block", "model.positions", "model.code",
+         "model.adapter_rank", "tokenizer", "data.languages", "data.train", "data.lanes", "data.block_tokens",
+         "data.demonstrations", "data.symmetries", "data.colours", "batch.rows", "batch.length", "batch.tokens",
+         "batch.window", "batch.over_long", "objective.bias_speed", "optim.name", "run.seed")
 # Names of the same thing, what only a first start reads, or no matter to the numbers.
 IRRELEVANT = ("run.dir", "run.name", "model.preset", "model.upcycle", "model.adapt", "run.tokens",
               "data.prefetch_steps", "data.bad_share", "data.workers", "data.prepared", "run.max_minutes",

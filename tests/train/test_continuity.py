@@ -33,6 +33,19 @@ def test_other_experts_or_heads_would_be_another_run(key, value):
         changes_since(moe, other, "there")
 
 
+@pytest.mark.parametrize("section, key, value", [
+    ("model", "kind", "encoder-decoder"), ("data", "demonstrations", 2), ("data", "symmetries", False),
+    ("data", "colours", "none"), ("batch", "window", 8), ("batch", "length", 300)])
+def test_puzzles_shown_or_seen_otherwise_would_be_another_run(section, key, value):
+    """None of these changes a parameter's shape (kinds may share one), and some not even a row's size."""
+    puzzles = {"family": "arc", "model": {"width": 32, "heads": 2, "ff": 64, "encoder_layers": 1, "decoder_layers": 1},
+               "data": {"train": [{"embedded": "puzzles", "part": "train"}]}, "run": {"name": "one", "steps": 10},
+               "batch": {"tokens": 600, "micro_tokens": 600, "length": 400}}
+    other = {**puzzles, section: {**puzzles[section], key: value}}
+    with pytest.raises(UserError, match=f"{section}.{key} is {value!r}.*would be another run"):
+        changes_since(recipe_from_dict(puzzles), recipe_from_dict(other), "there")
+
+
 def test_what_a_run_was_upcycled_from_is_no_matter_once_it_has_begun():
     begun = recipe_from_dict({**RECIPE, "family": "moe", "model": {"preset": "tiny", "upcycle": "runs/dense"}})
     assert changes_since(begun, recipe_from_dict({**RECIPE, "family": "moe"}), "there") == []
