@@ -16,7 +16,7 @@ PROOF_NAMES = (
 # Only what there is nothing of: too little memory or time leaves a claim open, and somebody else's machine can try it.
 _INAPPLICABLE: dict[str, Callable[[Recipe], bool]] = {
     "overlap": lambda recipe: not recipe.data.valid,  # no evaluation text
-    "documents": lambda recipe: recipe.family == "translate",  # a row is one pair
+    "documents": lambda recipe: recipe.family in ("translate", "arc"),  # a row is one pair, or one puzzle
     "chance": lambda recipe: recipe.model.code is not None,  # a class of one's own that drops nothing
     "continuations": lambda recipe: True,  # texts too short to be continued, a class that cannot generate
 }

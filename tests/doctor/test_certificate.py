@@ -100,8 +100,9 @@ def test_only_what_this_recipe_has_nothing_of_may_stay_open(tmp_path, name, over
     assert why is None if may else why == f"{name} could not be tried (too large for this machine)"
 
 
-def test_pairs_have_no_documents_in_a_row_and_are_proven_without(tmp_path):
-    recipe = load_recipe("numbers-en-de", [])
+@pytest.mark.parametrize("name", ["numbers-en-de", "arc-quickstart", "arc1-decoder", "arc1-encoder-decoder"])
+def test_pairs_and_puzzles_have_no_documents_in_a_row_and_are_proven_without(tmp_path, name):
+    recipe = load_recipe(name, ["data.valid=[]", "data.train=[{embedded: puzzles}]"] if name.startswith("arc1") else [])
     untried = Examined("documents", "it holds", "shrunk", None, "the batch does not say", 0.1)
     written(tmp_path, recipe, [untried if name == "documents" else outcome(name) for name in PROOFS])
     assert why_not_proven(tmp_path, recipe) is None
