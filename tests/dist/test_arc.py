@@ -32,8 +32,8 @@ LAYERS = {"decoder": "layers: 2", "encoder-decoder": "encoder_layers: 1, decoder
 def small(kind: str) -> Recipe:
     return load_recipe("arc-quickstart", (
         f"model={{kind: {kind}, width: 32, heads: 2, ff: 64, dropout: 0.1, {LAYERS[kind]}}}",
-        "batch={tokens: 1600, micro_tokens: 1600, window: 32, length: 400}", "schedule.warmup_steps=2", "optim.name=adamw",
-        "run.steps=20", "log.samples=0", "valid.views=2"))
+        "batch={tokens: 1600, micro_tokens: 1600, window: 32, length: 400}", "schedule.warmup_steps=2",
+        "optim.name=adamw", "run.steps=20", "log.samples=0", "valid.views=2"))
 
 
 @pytest.fixture(scope="module")
