@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from grid_help import KINDS, a_row, batch_of, hidden_of, small_model
+from grid_models_help import KINDS, a_row, batch_of, hidden_of, small_model
 
 from dstrain.config.arc import ArcModel
 from dstrain.config.presets import ARC_PRESETS
