@@ -118,6 +118,9 @@ def _shown_but_not_scored(batch: GridBatch) -> int:
     for b, length in enumerate(batch.lengths_B.tolist()):
         separators = np.flatnonzero(batch.ids_BT[b, :length] == SEPARATOR)
         ends = [*np.flatnonzero(batch.ids_BT[b, :length] == START)[1:] - 1, length]  # of each output the end, not shown
+        if len(ends) != len(separators):  # a row that is not made of pairs
+            missing += length
+            continue
         for separator, end in [*zip(separators, ends, strict=True)][1:]:
             missing += int((batch.labels_BT[b, separator:end] == UNSCORED).sum())
     return missing
@@ -129,6 +132,8 @@ def _read(batch: GridBatch, b: int) -> tuple[list[np.ndarray], np.ndarray | None
     if batch.source_BS is None:
         starts = np.flatnonzero(ids == START)
         separators = np.flatnonzero(ids == SEPARATOR)
+        if not len(starts) or len(starts) != len(separators):
+            return [], None, labels[labels != UNSCORED]
         inputs = [grid_of(np.append(ids[start + 1:end], ids_of(np.zeros((1, 1), np.uint8))[-1]))
                   for start, end in zip(starts, separators)]
         return inputs[:-1], inputs[-1], labels[separators[-1]:][labels[separators[-1]:] != UNSCORED]
