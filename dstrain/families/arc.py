@@ -49,9 +49,14 @@ def writes_with(kind: str) -> tuple[str, ...]:
 
 
 def _flops(recipe: Recipe, parameters: int) -> float:
-    """Six a parameter, for the answer's own token: what is read beside it differs from puzzle to puzzle. Beside
-    adapters four: weights that stay as they are need no gradient."""
-    return (4 if recipe.model.adapter_rank else 6) * parameters
+    """Six a parameter and token, as if all grids were of one size: what is read beside an answer's tokens counts, too.
+    Beside adapters four: weights that stay as they are need no gradient."""
+    model, shown = recipe.model, recipe.data.demonstrations
+    tokens = {DECODER: (2 * shown + 2) / max(1, shown), ENCODER_DECODER: 1.0}.get(model.kind)
+    if tokens is None:  # the encoder reads all grids, the decoder one
+        layers = model.encoder_layers + model.decoder_layers
+        tokens = ((1 + 2 * shown) * model.encoder_layers + model.decoder_layers) / layers
+    return (4 if model.adapter_rank else 6) * parameters * tokens
 
 
 def _row_texts(batch: GridBatch, tokenizer: GridTokenizer) -> Iterator[tuple[int, str]]:
