@@ -15,12 +15,13 @@ from dstrain.config.schema import Recipe
 from dstrain.config.shape import Shape, shape_of
 from dstrain.data.grids.audit import check_apart
 from dstrain.data.grids.corpus import PuzzleCorpus
+from dstrain.data.grids.cutting import cut_by_size
 from dstrain.data.grids.draws import STATE, Draws, Mixed
 from dstrain.data.grids.grid_batch import GridBatch, collate_grids, hash_of_grids
 from dstrain.data.grids.row import Row
 from dstrain.data.grids.sources import open_puzzles
 from dstrain.data.hashing import WINDOWS, permutation, wrap_int64
-from dstrain.data.pairs.windows import cut_by_length, rows_of_rank
+from dstrain.data.pairs.windows import rows_of_rank
 from dstrain.data.step_feed import Step, StepFeed
 from dstrain.data.window_place import WindowPlace, check_window_place
 
@@ -56,7 +57,7 @@ class Window:
     def batches(self, kind: str, tokens: int, *key: int) -> list[list[int]]:
         """The rows' places in the window, by global batch, each batch sorted by size. Small ones and large ones come in
         no order."""
-        found = cut_by_length([(row.size(kind), len(row.answer)) for row in self.rows], tokens)
+        found = cut_by_size(self.rows, kind, tokens)
         return [found[place] for place in permutation(len(found), WINDOWS, *key)]
 
 

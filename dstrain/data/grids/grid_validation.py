@@ -8,11 +8,11 @@ from itertools import islice
 from dstrain.config.schema import Recipe
 from dstrain.config.shape import shape_of
 from dstrain.data.grids.corpus import Question
+from dstrain.data.grids.cutting import cut_by_size
 from dstrain.data.grids.grid_batch import GridBatch, collate_grids
 from dstrain.data.grids.prompt import shown_to
 from dstrain.data.grids.row import cut_to, row_of
 from dstrain.data.grids.sources import open_puzzles
-from dstrain.data.pairs.windows import cut_by_length
 
 
 def valid_grids(recipe: Recipe, tokenizer: object, rank: int, world: int) -> Iterator[GridBatch]:
@@ -23,8 +23,7 @@ def valid_grids(recipe: Recipe, tokenizer: object, rank: int, world: int) -> Ite
     while window := list(islice(questions, recipe.batch.window)):
         rows = [cut_to(row_of(shown_to(question, recipe.data), question.query), kind, recipe.batch.length)
                 for question in window]
-        sizes = [(row.size(kind), len(row.answer)) for row in rows]
-        for places in cut_by_length(sizes, max(tokens, recipe.batch.length) * world):
+        for places in cut_by_size(rows, kind, max(tokens, recipe.batch.length) * world):
             if own := range(rank, len(places), world):
                 yield collate_grids([rows[places[row]] for row in own], [number + places[row] for row in own], kind,
                                     scores_shown=False)

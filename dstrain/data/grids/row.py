@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,25 @@ from dstrain.data.hashing import permutation
 
 DECODER, ENCODER_DECODER, CHAMPION = "decoder", "encoder-decoder", "champion"
 ORDER = 2
+
+
+class Extent(NamedTuple):
+    """How many positions a row takes, or a batch for each of its rows."""
+
+    written: int
+    """of a decoder its whole sequence, else the answer"""
+    query: int = 0
+    grids: int = 0
+    """that are read beside the query"""
+    longest: int = 0
+    """of those"""
+
+    def positions(self) -> int:
+        return max(self.written, self.query + self.grids * self.longest)
+
+    def with_another(self, other: Extent) -> Extent:
+        """Of a batch of both."""
+        return Extent(*map(max, self, other))
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +53,14 @@ class Row:
 
     def size(self, kind: str) -> int:
         """Positions that it takes in a batch, without padding to its neighbours."""
+        return self.extent(kind).positions()
+
+    def extent(self, kind: str) -> Extent:
         if kind == DECODER:
-            return len(self.sequence()) + max(1, len(self.answer)) - 1
+            return Extent(len(self.sequence()) + max(1, len(self.answer)) - 1)
         longest = max((len(grid) for pair in self.shown for grid in pair), default=0)
-        shown = 2 * len(self.shown) * longest if kind == CHAMPION else 0
-        return max(len(self.query) + shown, len(self.answer))
+        grids = 2 * len(self.shown) if kind == CHAMPION else 0
+        return Extent(len(self.answer), len(self.query), grids, longest if grids else 0)
 
     def sequence(self) -> np.ndarray:
         """Demonstrations and query one behind the other, each input and output with what divides them; the answer is
