@@ -130,6 +130,8 @@ def test_what_does_not_fit_even_with_one_demonstration_is_no_row_but_is_cut_wher
         for length in range(5, 36):
             assert cut_to(row, kind, length).size(kind) <= length
     assert cut_to(row, DECODER, 8).size(DECODER) == 8 and not cut_to(row, DECODER, 8).cut
+    assert cut_to(row, CHAMPION, 4).query.tolist() == ids("56|.")
+    assert cut_to(row, CHAMPION, 3).query.tolist() == ids("56.")
     assert cut_to(row, DECODER, 7).cut and cut_to(row, DECODER, 7).answer.tolist() == ids("65|")
 
 

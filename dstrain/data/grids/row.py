@@ -116,7 +116,8 @@ def cut_to(row: Row, kind: str, length: int) -> Row:
     if found is not None:
         return found
     alone = replace(row, shown=(), left_out=len(row.shown))
-    query = alone.query if len(alone.query) + 1 <= length else np.append(alone.query[:length - 2], alone.query[-1:])
+    room = length - 1 if kind == DECODER else length  # there one token of the answer, at least, is in the same row
+    query = alone.query if len(alone.query) <= room else np.append(alone.query[:room - 1], alone.query[-1:])
     room = length - len(query) if kind == DECODER else length
     return replace(alone, query=query, answer=alone.answer[:max(1, room)], cut=True)
 
