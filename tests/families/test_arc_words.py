@@ -14,7 +14,7 @@ from dstrain.families.arc import ARC
     (["model.kind=decoder"], 8 / 3), (["model.kind=encoder-decoder"], 1.0), (["model.kind=champion"], (7 * 1 + 2) / 3),
     (["model.kind=champion", "data.demonstrations=1"], (3 * 1 + 2) / 3)])
 def test_operations_count_what_is_read_beside_an_answer(overrides: list[str], tokens: float):
-    """Of three demonstrations a decoder reads 8 grids and writes 3; a tiny champion reads 7 in 1 layer, writes 1 in 2."""
+    """Of three demonstrations a decoder reads 8 grids and writes 3; a tiny champion reads 7 in a layer, writes in 2."""
     assert ARC.flops_a_target(load_recipe("arc-quickstart", overrides), 10**6) == pytest.approx(6e6 * tokens)
 
 
