@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dstrain.data.grids.row import Extent, Row
+from dstrain.data.pairs.windows import smallest_budget
 
 
 def cut_by_size(rows: Sequence[Row], kind: str, tokens: int) -> list[list[int]]:
@@ -19,8 +20,9 @@ def cut_by_size(rows: Sequence[Row], kind: str, tokens: int) -> list[list[int]]:
     """
     extents = [row.extent(kind) for row in rows]
     order = sorted(range(len(rows)), key=lambda place: (extents[place].grids, extents[place].positions(), place))
-    sorted_extents = [extents[place] for place in order]
-    cuts = _cuts(sorted_extents, _smallest_budget(sorted_extents, tokens))
+    in_order = [extents[place] for place in order]
+    largest = max(extent.positions() for extent in extents)
+    cuts = _cuts(in_order, smallest_budget(lambda budget: len(_cuts(in_order, budget)), largest, tokens))
     return [order[start:end] for start, end in zip([0, *cuts], [*cuts, len(order)])]
 
 
@@ -33,16 +35,3 @@ def _cuts(extents: Sequence[Extent], tokens: int) -> list[int]:
             cuts.append(place)
             start, held = place, extent
     return cuts
-
-
-def _smallest_budget(extents: Sequence[Extent], tokens: int) -> int:
-    """The smallest budget with which there are no more batches than with `tokens`."""
-    most = len(_cuts(extents, tokens))
-    low, high = max(extent.positions() for extent in extents), tokens
-    while low < high:
-        middle = (low + high) // 2
-        if len(_cuts(extents, middle)) <= most:
-            high = middle
-        else:
-            low = middle + 1
-    return high

@@ -5,7 +5,7 @@ All of it is a function of the window and the seed; `rows_of_rank` then deals a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,7 @@ def cut_by_length(lengths: Sequence[tuple[int, int]], tokens: int) -> list[list[
     As few batches as this order allows, and then as even ones as possible: the last is no small rest.
     """
     order, longest = sorted_by_length(lengths)
-    most = _smallest_budget(longest, tokens)
+    most = smallest_budget(lambda budget: len(_cuts(longest, budget)), int(longest[-1]), tokens)
     cuts = [*_cuts(longest, most), len(order)]
     return [order[start:end].tolist() for start, end in zip([0, *cuts], cuts)]
 
@@ -85,14 +85,14 @@ def _cuts(longest: np.ndarray, tokens: int) -> list[int]:
         cuts.append(start)
 
 
-def _smallest_budget(longest: np.ndarray, tokens: int) -> int:
-    """The smallest budget with which there are no more batches than with `tokens`."""
-    most = len(_cuts(longest, tokens))
-    low, high = int(longest[-1]), tokens
+def smallest_budget(cuts_with: Callable[[int], int], least: int, tokens: int) -> int:
+    """The smallest budget with which there are no more cuts than with `tokens`. `least`: what one row takes."""
+    most = cuts_with(tokens)
+    low, high = least, tokens
     while low < high:
         middle = (low + high) // 2
-        if len(_cuts(longest, middle)) <= most:
+        if cuts_with(middle) <= most:
             high = middle
         else:
             low = middle + 1
-    return low
+    return high
